@@ -1,0 +1,1 @@
+"""From a dataset folder to columnar arrays and `tf.data` batches."""

@@ -1,0 +1,1 @@
+"""TF Hub modules: loading, checking, building and converting them."""

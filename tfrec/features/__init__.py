@@ -1,0 +1,1 @@
+"""Content features: extraction and the cache they are kept in."""

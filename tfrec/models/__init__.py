@@ -1,0 +1,1 @@
+"""Retrieval, ranking, cold start, and the baselines they are held against."""
