@@ -1,0 +1,474 @@
+"""Configuration: one frozen dataclass per stage, nested in `TrainConfig`.
+
+The docstrings below are what `python -m tfrec.train --help` prints. A value that cannot work is refused here, by
+`__post_init__`, with what came and what was expected. This module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tfrec.errors import TfrecError
+
+ColumnKind = Literal["categorical", "numeric", "text", "list"]
+QueryEncoder = Literal["attention", "gru", "decay", "mean"]
+IndexKind = Literal["auto", "exact", "scann", "portable"]
+
+
+def _require(condition: bool, name: str, received: object, expected: str) -> None:
+    if not condition:
+        raise TfrecError(f"`{name}` must be {expected}. Received: {received!r}.")
+
+
+def _require_positive(owner: object, *names: str) -> None:
+    for name in names:
+        _require(getattr(owner, name) > 0, name, getattr(owner, name), "positive")
+
+
+def _require_share(owner: object, *names: str) -> None:
+    for name in names:
+        _require(0 <= getattr(owner, name) < 1, name, getattr(owner, name), "at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The embedded demo dataset, used when no `data.folder` is given.
+
+    Args:
+        num_videos: videos rendered, with sound.
+        num_users: simulated users.
+        num_days: simulated days.
+        seed: the same seed gives the same files.
+    """
+
+    num_videos: int = 400
+    num_users: int = 1500
+    num_days: int = 30
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_videos", "num_users", "num_days")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The dataset folder and how to read it.
+
+    Args:
+        folder: dataset folder; without it the embedded demo dataset is used.
+        columns: names in your files for the names of the contract, e.g. `{video_id: item, timestamp: ts}`.
+        kinds: how to read a column, e.g. `{age: numeric, genres: list}`; what is not named is inferred.
+        ignore: columns to leave out.
+        validation_share: latest share of the interactions that validates, where there is no `split` column.
+        test_share: share after that, for the final test.
+        max_rejected: share of bad rows or files above which the run stops.
+        min_category_count: rarer values of a categorical column count as unknown.
+        cache: folder for the demo dataset.
+    """
+
+    folder: Path | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, ColumnKind] = field(default_factory=dict)
+    ignore: list[str] = field(default_factory=list)
+    validation_share: float = 0.1
+    test_share: float = 0.1
+    max_rejected: float = 0.01
+    min_category_count: int = 1
+    cache: Path = Path("runs/.cache")
+
+    def __post_init__(self) -> None:
+        _require_share(self, "validation_share", "test_share", "max_rejected")
+        total = self.validation_share + self.test_share
+        _require(total < 1, "validation_share + test_share", total, "less than 1")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text encoder: a TF Hub BERT pair.
+
+    Args:
+        preprocessor: handle (URL or folder) of the preprocessing module; without it the project builds a small pair.
+        encoder: handle of the encoder module.
+        max_tokens: longer texts are cut.
+        batch_size: texts encoded at once.
+    """
+
+    preprocessor: str | None = None
+    encoder: str | None = None
+    max_tokens: int = 64
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "max_tokens", "batch_size")
+        _require(
+            (self.preprocessor is None) == (self.encoder is None),
+            "preprocessor, encoder",
+            (self.preprocessor, self.encoder),
+            "given both or neither",
+        )
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """The frame encoder: a TF Hub image feature vector.
+
+    Args:
+        encoder: handle (URL or folder) of the module; without it the project builds a small CNN.
+        image_size: height and width of a frame in pixels.
+        num_frames: frames taken per video, uniform over its length.
+        batch_size: frames encoded at once.
+    """
+
+    encoder: str | None = None
+    image_size: int = 96
+    num_frames: int = 8
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "num_frames", "batch_size")
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """MFCC of the sound track.
+
+    Args:
+        sample_rate_hz: rate to which sound is resampled.
+        num_coefficients: MFCC kept per window.
+        window_samples: samples per window (a power of two is fastest).
+        hop_samples: samples between windows.
+        max_seconds: longer sound tracks are cut.
+        num_steps: length in time of the stored MFCC sequence; windows are averaged down to it.
+    """
+
+    sample_rate_hz: int = 16_000
+    num_coefficients: int = 40
+    window_samples: int = 2048
+    hop_samples: int = 512
+    max_seconds: float = 30.0
+    num_steps: int = 32
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "sample_rate_hz",
+            "num_coefficients",
+            "window_samples",
+            "hop_samples",
+            "max_seconds",
+            "num_steps",
+        )
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Content features: which encoders read the raw media and texts.
+
+    Args:
+        text: BERT pair for title, tags and prompt.
+        image: CNN over frames.
+        audio: MFCC.
+        workers: processes that decode media; 0 means one per core.
+        file_timeout_seconds: a file that takes longer is rejected.
+        cache: folder of the feature cache; default `<output>/features`.
+    """
+
+    text: TextConfig = field(default_factory=TextConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    workers: int = 0
+    file_timeout_seconds: float = 60.0
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class QueryConfig:
+    """The query tower.
+
+    Args:
+        encoder: how the history becomes one vector: `attention` (time-aware), `gru`, `decay` (exponential) or `mean`.
+        history_length: most recent events used.
+        num_heads: attention heads.
+        half_life_days: half-life of an event's weight, for `decay`; learned from this start.
+        event_kinds: whether click, finish and like embed differently (the served signature carries no kinds).
+        user_id_dropout: share of training queries that see no user id, so that unknown users work.
+    """
+
+    encoder: QueryEncoder = "attention"
+    history_length: int = 50
+    num_heads: int = 2
+    half_life_days: float = 7.0
+    event_kinds: bool = False
+    user_id_dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "history_length", "num_heads", "half_life_days")
+        _require_share(self, "user_id_dropout")
+
+
+@dataclass(frozen=True)
+class CandidateConfig:
+    """The candidate tower.
+
+    Args:
+        use_content: whether content features go in, through trained adapters.
+        id_dropout: share of training candidates that see no video id, so that content alone carries them.
+        modality_dropout: chance with which a modality is hidden in training.
+        adapter_units: width of each modality's adapter.
+    """
+
+    use_content: bool = True
+    id_dropout: float = 0.2
+    modality_dropout: float = 0.0
+    adapter_units: int = 64
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "adapter_units")
+        _require_share(self, "id_dropout", "modality_dropout")
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """Two-tower retrieval.
+
+    Args:
+        embedding_dim: width of query and candidate embeddings.
+        query: the query tower.
+        candidate: the candidate tower.
+        num_uniform_negatives: uniform negatives from the catalogue, shared by the batch, besides the batch itself.
+        temperature: divides the scores in the softmax.
+        log_q_correction: whether the bias of in-batch negatives is corrected (Yi et al., RecSys 2019).
+        dropout: dropout inside the towers.
+        learning_rate: peak learning rate of Adam.
+        weight_decay: L2 penalty on the embedding tables.
+        batch_size: positives per step.
+        epochs: most epochs.
+        patience: epochs without a better validation recall before training stops.
+        steps_per_execution: steps per call into the graph.
+    """
+
+    embedding_dim: int = 64
+    query: QueryConfig = field(default_factory=QueryConfig)
+    candidate: CandidateConfig = field(default_factory=CandidateConfig)
+    num_uniform_negatives: int = 1024
+    temperature: float = 0.1
+    log_q_correction: bool = True
+    dropout: float = 0.1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    batch_size: int = 1024
+    epochs: int = 30
+    patience: int = 4
+    steps_per_execution: int = 16
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "embedding_dim",
+            "temperature",
+            "learning_rate",
+            "batch_size",
+            "epochs",
+            "patience",
+            "steps_per_execution",
+        )
+        _require_share(self, "dropout")
+        _require(self.num_uniform_negatives >= 0, "num_uniform_negatives", self.num_uniform_negatives, "0 or more")
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """Multi-task ranking.
+
+    Args:
+        hidden_units: widths of the shared network.
+        num_cross_layers: explicit feature crosses (DCN-v2).
+        negatives_per_positive: sampled negatives where the log holds positives only.
+        dropout: dropout inside the network.
+        learning_rate: learning rate of Adam.
+        batch_size: events per step.
+        epochs: most epochs.
+        patience: epochs without a better validation loss before training stops.
+    """
+
+    hidden_units: list[int] = field(default_factory=lambda: [128, 64])
+    num_cross_layers: int = 2
+    negatives_per_positive: int = 4
+    dropout: float = 0.1
+    learning_rate: float = 1e-3
+    batch_size: int = 1024
+    epochs: int = 10
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "batch_size", "epochs", "patience")
+        _require_share(self, "dropout")
+        _require(len(self.hidden_units) > 0, "hidden_units", self.hidden_units, "a list of at least one width")
+        _require(
+            self.negatives_per_positive >= 0,
+            "negatives_per_positive",
+            self.negatives_per_positive,
+            "0 or more",
+        )
+
+
+@dataclass(frozen=True)
+class ColdStartConfig:
+    """The VAE head that gives videos nobody has watched an embedding.
+
+    Args:
+        enabled: without it cold videos are embedded by the candidate tower, their id unknown.
+        latent_dim: width of the latent.
+        hidden_units: width of encoder and decoder.
+        kl_weight: weight of the KL term after annealing.
+        annealing_epochs: epochs over which the KL weight rises from 0.
+        reconstruction_weight: weight of the content reconstruction.
+        alignment_weight: weight of the distance to the collaborative embedding.
+        dropout: input dropout.
+        learning_rate: learning rate of Adam.
+        batch_size: positives per step.
+        epochs: most epochs.
+        patience: epochs without a better validation recall before training stops.
+    """
+
+    enabled: bool = True
+    latent_dim: int = 64
+    hidden_units: int = 256
+    kl_weight: float = 1e-3
+    annealing_epochs: int = 5
+    reconstruction_weight: float = 0.1
+    alignment_weight: float = 0.1
+    dropout: float = 0.1
+    learning_rate: float = 1e-3
+    batch_size: int = 1024
+    epochs: int = 30
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "latent_dim",
+            "hidden_units",
+            "annealing_epochs",
+            "learning_rate",
+            "batch_size",
+            "epochs",
+            "patience",
+        )
+        _require_share(self, "dropout")
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """The nearest-neighbour index.
+
+    Args:
+        kind: `exact`, `scann` (native op), `portable` (its tree as stock ops), `auto`: exact up to
+            `exact_below` videos, portable above.
+        exact_below: catalogue size up to which `auto` searches exactly.
+        recall_target: recall@100 against exact search that the number of searched leaves is chosen for.
+        num_leaves: leaves of the tree; 0 chooses from the catalogue size.
+        leaves_to_search: leaves searched; 0 chooses from `recall_target`.
+    """
+
+    kind: IndexKind = "auto"
+    exact_below: int = 20_000
+    recall_target: float = 0.95
+    num_leaves: int = 0
+    leaves_to_search: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.recall_target <= 1, "recall_target", self.recall_target, "above 0 and at most 1")
+        for name in ("exact_below", "num_leaves", "leaves_to_search"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation over the whole catalogue, and the baselines.
+
+    Args:
+        top_k: cut-offs of recall, NDCG, hit rate and coverage.
+        baselines: computed on the same split in the same run.
+        bootstrap_samples: resamples of the users for the 95 % intervals.
+        max_users: users evaluated at most, drawn by the seed; 0 means all.
+        num_example_slates: slates shown in the report.
+    """
+
+    top_k: list[int] = field(default_factory=lambda: [10, 20, 100])
+    baselines: list[str] = field(default_factory=lambda: ["popularity", "item_knn", "als", "ease", "content_knn"])
+    bootstrap_samples: int = 1000
+    max_users: int = 0
+    num_example_slates: int = 6
+
+    def __post_init__(self) -> None:
+        _require({10, 20} <= set(self.top_k), "top_k", self.top_k, "a list with 10 and 20 in it")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is published for TensorFlow Serving.
+
+    Args:
+        max_k: slots a `recommend` call can ask for.
+        num_candidates: videos retrieved and ranked for a slate.
+        click_weight: weight of the click probability in the final score.
+        finish_weight: weight of the finish probability.
+        like_weight: weight of the like probability.
+        retrieval_weight: weight of the retrieval softmax in the final score.
+        keep_versions: published versions kept.
+        warmup_requests: recorded requests that warm a loaded version up.
+    """
+
+    max_k: int = 100
+    num_candidates: int = 500
+    click_weight: float = 1.0
+    finish_weight: float = 0.5
+    like_weight: float = 0.5
+    retrieval_weight: float = 0.0
+    keep_versions: int = 3
+    warmup_requests: int = 8
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "max_k", "num_candidates", "keep_versions")
+        _require(
+            self.num_candidates >= self.max_k,
+            "num_candidates",
+            self.num_candidates,
+            f"at least max_k ({self.max_k})",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Trains, evaluates and publishes a video recommender from a dataset folder.
+
+    Args:
+        output: folder of the run; default `runs/<dataset name>`.
+        seed: the same seed on the same machine gives the same result.
+        resume: continue a run that was stopped.
+        data: the dataset.
+        demo: the embedded demo dataset.
+        features: content features.
+        retrieval: two-tower retrieval.
+        ranking: multi-task ranking.
+        cold_start: embeddings for new videos.
+        index: nearest-neighbour index.
+        evaluation: metrics and baselines.
+        export: SavedModels.
+    """
+
+    output: Path | None = None
+    seed: int = 1
+    resume: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    demo: DemoConfig = field(default_factory=DemoConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
