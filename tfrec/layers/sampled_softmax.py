@@ -1,0 +1,55 @@
+"""The loss of retrieval: a softmax over sampled candidates, corrected and masked.
+
+The candidates of a batch are a *set*: a video that is both somebody's target and somebody's negative stands in it once, so
+there are no accidental hits, and every query's label is the place of its target.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfrec.layers.pooling import MASKED
+
+
+def inclusion_log_probability(
+    frequency: tf.Tensor, batch_size: int, num_uniform_negatives: int, num_videos: int
+) -> tf.Tensor:
+    """Log of the probability that a video is among the candidates of a batch.
+
+    Args:
+        frequency: float `[C]`, share of the training events that are on each video.
+        batch_size: targets per batch, drawn by frequency.
+        num_uniform_negatives: further candidates, drawn uniformly.
+        num_videos: how many these are drawn from.
+
+    Returns:
+        float `[C]`, at most 0.
+
+    References:
+        Yi et al., Sampling-bias-corrected neural modeling, RecSys 2019; here for targets and uniform negatives together.
+    """
+    missed = batch_size * tf.math.log1p(-tf.minimum(frequency, 1 - 1e-6))
+    missed += num_uniform_negatives * tf.math.log1p(-1.0 / max(num_videos, 2))
+    return tf.math.log(-tf.math.expm1(missed))
+
+
+def mask_positives(
+    logits: tf.Tensor, candidates: tf.Tensor, positives: tf.Tensor, targets: tf.Tensor, num_videos: int
+) -> tf.Tensor:
+    """Takes the user's other positives out of the softmax: they are no negatives.
+
+    Args:
+        logits: float `[B, C]`.
+        candidates: int32 `[C]`, distinct row numbers.
+        positives: int32 `[B, P]`, row numbers of what each user watched, -1 padding.
+        targets: int32 `[B]`, places in `candidates` that stay as they are.
+        num_videos: size of the catalogue.
+
+    Returns:
+        `logits` with `MASKED` at the other positives.
+    """
+    place = tf.tensor_scatter_nd_update(tf.fill([num_videos], -1), candidates[:, None], tf.range(tf.size(candidates)))
+    column = tf.where(positives >= 0, tf.gather(place, tf.maximum(positives, 0)), -1)
+    found = tf.where((column >= 0) & (column != targets[:, None]))
+    cells = tf.stack([found[:, 0], tf.cast(tf.gather_nd(column, found), tf.int64)], axis=1)
+    return tf.tensor_scatter_nd_update(logits, cells, tf.fill([tf.shape(cells)[0]], MASKED))

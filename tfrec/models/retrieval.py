@@ -1,0 +1,100 @@
+"""Two-tower retrieval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+from numpy.typing import NDArray
+
+from tfrec.config import RetrievalConfig
+from tfrec.data.input_pipeline import Query, RetrievalBatches
+from tfrec.data.schema import Dataset
+from tfrec.features.content import ContentFeatures
+from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
+from tfrec.towers.candidate import CandidateTower
+from tfrec.towers.query import QueryTower
+
+
+class RetrievalModel(tfrs.Model):
+    """Query tower and candidate tower, trained to tell what a user watches next from the rest of the catalogue.
+
+    Args:
+        config: of the model.
+        dataset: sizes, side columns and frequencies are taken from it.
+        content: content features of the catalogue.
+        batches: the training stream, whose sampling the loss corrects.
+    """
+
+    def __init__(
+        self, config: RetrievalConfig, dataset: Dataset, content: ContentFeatures, batches: RetrievalBatches
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_videos = len(dataset.videos)
+        self.candidate_tower = CandidateTower(
+            config.candidate, config.embedding_dim, self.num_videos, content, dataset.videos.columns, config.dropout
+        )
+        self.query_tower = QueryTower(
+            config.query,
+            config.embedding_dim,
+            len(dataset.users),
+            dataset.users.columns,
+            dataset.interactions.has_time,
+            config.dropout,
+        )
+        self.log_q = None
+        if config.log_q_correction and batches.samples_catalogue:
+            counts = dataset.interactions.train_counts
+            self.log_q = inclusion_log_probability(
+                tf.constant(counts / counts.sum(), tf.float32),
+                config.batch_size,
+                config.num_uniform_negatives,
+                len(batches.warm_videos),
+            )
+
+    def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
+        """Mean cross-entropy of the targets of one batch of `RetrievalBatches`."""
+        query: Query = inputs["query"]
+        candidates, targets = tf.unique(tf.concat([inputs["video"], inputs["negatives"]], axis=0))
+        targets = targets[: tf.size(inputs["video"])]
+        # Videos of the histories are embedded in the same pass, each once.
+        videos, places = tf.unique(tf.concat([candidates, tf.reshape(query.history, [-1])], axis=0))
+        embeddings = self.candidate_tower(tf.maximum(videos, 0), training=training)
+        num_candidates = tf.size(candidates)
+        events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(query.history)))
+        logits = self._logits(self.query_tower(query, events, training=training), embeddings[:num_candidates])
+        if self.log_q is not None:
+            logits -= tf.gather(self.log_q, candidates)
+        logits = mask_positives(logits, candidates, inputs["positives"], targets, self.num_videos)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        return loss + self.config.weight_decay * self._table_norm()
+
+    def _logits(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(queries, candidates, transpose_b=True) / self.config.temperature
+
+    def _table_norm(self) -> tf.Tensor:
+        tables = (self.candidate_tower.ids, self.query_tower.ids)
+        return tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables])
+
+    def embed_catalogue(self, batch_size: int = 4096) -> NDArray[np.float32]:
+        """float32 `[num_videos, embedding_dim]`: the candidate embedding of every video."""
+        rows = tf.data.Dataset.range(self.num_videos).batch(batch_size)
+        return np.concatenate([self._embed_videos(tf.cast(batch, tf.int32)) for batch in rows])
+
+    @tf.function(reduce_retracing=True)
+    def _embed_videos(self, videos: tf.Tensor) -> tf.Tensor:
+        return self.candidate_tower(videos)
+
+    @tf.function(reduce_retracing=True)
+    def embed_queries(self, query: Query, video_embeddings: tf.Tensor) -> tf.Tensor:
+        """float32 `[B, embedding_dim]`.
+
+        Args:
+            query: the requests.
+            video_embeddings: float32 `[num_videos, embedding_dim]` of the catalogue, for the histories.
+        """
+        events = tf.gather(video_embeddings, tf.maximum(query.history, 0))
+        return self.query_tower(query, events)

@@ -1,0 +1,107 @@
+"""The folder of a run: what has been finished, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+
+from tfrec.errors import TfrecError
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that replaces `path` when the block ends, and leaves it alone when the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON atomically."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+class RunFolder:
+    """What a run leaves behind, and how it continues.
+
+    A stage is *finished* once its name stands in `state.json`, which is written after everything the stage leaves behind.
+    `--resume` does not run it again.
+
+    Args:
+        folder: the run's folder, made if missing.
+        fingerprint: of configuration and data; a run of another fingerprint cannot be resumed.
+        resume: keep what is there; otherwise the stages start over.
+
+    Raises:
+        TfrecError: If `resume` is asked of a folder that holds a run with another configuration.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, resume: bool) -> None:
+        self.folder = folder
+        self._state_file = folder / "state.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        state = json.loads(self._state_file.read_text()) if self._state_file.exists() else None
+        if resume and state is not None and state["fingerprint"] != fingerprint:
+            raise TfrecError(
+                f"`--resume` needs the configuration and data that {folder} was started with, and they have changed. "
+                "Start over without `--resume`, or choose another `--output`."
+            )
+        self.resumed = resume and state is not None
+        self._state: dict[str, Any] = state if self.resumed and state else {"fingerprint": fingerprint, "stages": {}}
+        write_json(self._state_file, self._state)
+
+    def finished(self, stage: str) -> bool:
+        """Whether `stage` was finished."""
+        return stage in self._state["stages"]
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What `finish` was told of a finished stage."""
+        return self._state["stages"][stage]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent in each finished stage."""
+        return {name: stage["seconds"] for name, stage in self._state["stages"].items()}
+
+    def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Runs `work`, unless the stage was finished before, and remembers its result.
+
+        Args:
+            name: of the stage.
+            work: does the stage and returns what to remember of it, as JSON values.
+
+        Returns:
+            What `work` returned, now or then, and `seconds`.
+        """
+        if not self.finished(name):
+            start = time.monotonic()
+            result = work()
+            self._state["stages"][name] = {**result, "seconds": round(time.monotonic() - start, 3)}
+            write_json(self._state_file, self._state)
+        return self.result(name)
+
+    def save_array(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        """Writes `<name>.npy` atomically."""
+        with atomic_file(self.folder / f"{name}.npy") as file:
+            np.save(file, array)
+
+    def load_array(self, name: str) -> np.ndarray[Any, Any]:
+        """Reads `<name>.npy`."""
+        return np.load(self.folder / f"{name}.npy")

@@ -1,0 +1,102 @@
+"""The query tower: who asks, and what they watched, to an embedding in the index's space."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfrec.config import QueryConfig
+from tfrec.data.input_pipeline import Query
+from tfrec.data.schema import LABELS, FeatureColumns
+from tfrec.layers.attention import TimeAwareAttention, TimeEncoding
+from tfrec.layers.columns import ColumnEmbedding
+from tfrec.layers.dropout import Dropout, RandomMask
+from tfrec.layers.pooling import masked_mean
+from tfrec.layers.time_decay import TimeDecay
+
+
+class HistoryEncoder(tf.keras.layers.Layer):
+    """Pools embedded events into one vector, by the encoder that `QueryConfig.encoder` names.
+
+    Args:
+        config: of the query tower.
+        units: width of events and of the result.
+        ordered: whether events have times.
+    """
+
+    def __init__(self, config: QueryConfig, units: int, ordered: bool) -> None:
+        super().__init__()
+        self.ordered = ordered
+        self.kind = config.encoder if ordered or config.encoder == "attention" else "mean"
+        if self.kind == "attention":
+            self.attention = TimeAwareAttention(units, config.num_heads, config.history_length)
+        elif self.kind == "gru":
+            self.time = TimeEncoding(units)
+            self.gru = tf.keras.layers.GRU(units)
+        elif self.kind == "decay":
+            self.decay = TimeDecay(config.half_life_days)
+
+    def call(self, events: tf.Tensor, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
+        """From `[B, T, units]`, bool `[B, T]` and days `[B, T]` to `[B, units]`; zeros for an empty history."""
+        if self.kind == "attention":
+            return self.attention(events, mask, age, self.ordered)
+        if self.kind == "gru":
+            some = tf.cast(tf.reduce_any(mask, axis=1, keepdims=True), tf.float32)
+            return self.gru(events + self.time(age), mask=mask) * some
+        return self.decay(events, mask, age) if self.kind == "decay" else masked_mean(events, mask)
+
+
+class QueryTower(tf.keras.layers.Layer):
+    """Embeds requests.
+
+    Args:
+        config: of the tower.
+        embedding_dim: width of the output; the last dimension is a constant (see `CandidateTower`).
+        num_users: size of the user table.
+        columns: side columns of the users.
+        ordered: whether events have times.
+        dropout: on the joined parts.
+    """
+
+    def __init__(
+        self,
+        config: QueryConfig,
+        embedding_dim: int,
+        num_users: int,
+        columns: FeatureColumns,
+        ordered: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.ids = tf.keras.layers.Embedding(num_users + 1, embedding_dim, embeddings_initializer="zeros")
+        self.show_id = RandomMask(config.user_id_dropout)
+        self.columns = ColumnEmbedding(columns) if columns.names else None
+        self.kinds = tf.keras.layers.Embedding(1 << len(LABELS), embedding_dim) if config.event_kinds else None
+        self.history = HistoryEncoder(config, embedding_dim, ordered)
+        self.dropout = Dropout(dropout)
+        self.hidden = tf.keras.layers.Dense(4 * embedding_dim, activation="gelu")
+        self.out = tf.keras.layers.Dense(embedding_dim - 1, kernel_initializer="zeros")
+
+    def call(self, query: Query, events: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Embeds `B` requests.
+
+        Args:
+            query: the requests.
+            events: float32 `[B, T, embedding_dim]`, candidate embeddings of `query.history`; padding is ignored.
+            training: whether dropout is on.
+
+        Returns:
+            float32 `[B, embedding_dim]`.
+        """
+        mask = query.history >= 0
+        if self.kinds is not None:
+            events += self.kinds(query.history_kind)
+        history = self.history(events, mask, query.history_age)
+        known = tf.cast(query.user >= 0, tf.float32)[:, None]
+        user = self.ids(query.user + 1) * known * self.show_id(tf.shape(known), training=training)
+        length = tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
+        parts = [history, user, length]
+        if self.columns is not None:
+            parts.append(self.columns(query.user))
+        joined = self.hidden(self.dropout(tf.concat(parts, axis=1), training=training))
+        personal = history[:, :-1] + user[:, :-1] + self.out(self.dropout(joined, training=training))
+        return tf.concat([personal, tf.ones_like(personal[:, :1])], axis=1)
