@@ -7,7 +7,7 @@ the two ends: when a folder is read, and when a model is exported. Nothing here 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tfrec.data.rejects import RejectLog
 
 LABELS = ("click", "finish", "like")
 """Event kinds, in the order of their bits in `Interactions.kinds`."""
@@ -214,6 +216,7 @@ class Dataset:
         videos: the catalogue.
         interactions: the log.
         summary: what was read, for the log and the report: counts, columns with their kinds, rejects by reason.
+        rejects: what was refused so far; the reading of media adds to it.
     """
 
     name: str
@@ -222,3 +225,4 @@ class Dataset:
     videos: Catalog
     interactions: Interactions
     summary: Mapping[str, object]
+    rejects: RejectLog = field(default_factory=RejectLog)

@@ -1,0 +1,225 @@
+"""Reads `.csv`, `.csv.gz` and Parquet tables as streams of string columns.
+
+Whatever the format, a table comes as batches of strings, so that the same log gives the same dataset in each: an id "007"
+stays "007", the integer 7 of a Parquet file becomes "7". Empty and null values are both null. Columns carry the names of
+the contract; `columns` of the configuration says what they are called in the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from tfrec.data.rejects import RejectLog
+from tfrec.errors import TfrecError
+
+_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+_CSV_BLOCK_BYTES = 16 << 20
+_PARQUET_BATCH_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some records of a table.
+
+    Args:
+        rows: int64 `[records]` row numbers in the file, counted as `rejects.py` says.
+        columns: string arrays `[records]` by contract name, null where empty.
+    """
+
+    rows: NDArray[np.int64]
+    columns: Mapping[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the dataset folder.
+
+    Args:
+        path: the file.
+        header: all column names in the file.
+        names: names in the file by contract name, without ignored columns.
+    """
+
+    path: Path
+    header: Sequence[str]
+    names: Mapping[str, str]
+
+    @property
+    def file(self) -> str:
+        """The file's name, as shown in messages."""
+        return self.path.name
+
+    @property
+    def first_row(self) -> int:
+        """Number of the first record: a CSV file has a header above it."""
+        return 1 if self.path.suffix == ".parquet" else 2
+
+    def require(self, *columns: str) -> None:
+        """Raises `TfrecError` unless the table has all `columns`."""
+        for column in columns:
+            if column not in self.names:
+                raise TfrecError(
+                    f"{self.file} has no column `{column}`. It has: {', '.join(self.header)}. "
+                    f"Say which one it is with --data.columns.{column} NAME."
+                )
+
+    def batches(self, columns: Sequence[str], rejects: RejectLog) -> Iterator[Batch]:
+        """Streams `columns`; records that are broken or not UTF-8 go to `rejects`, which also learns the total."""
+        names = [self.names[column] for column in columns]
+        read = _parquet_batches if self.path.suffix == ".parquet" else _csv_batches
+        with _readable(self.path):
+            for rows, arrays in read(self, names, rejects):
+                rejects.saw(self.file, len(rows))
+                yield _decode(self.file, rows, dict(zip(columns, arrays, strict=True)), rejects)
+
+
+def find_table(folder: Path, name: str, columns: Mapping[str, str], ignore: Sequence[str]) -> Table | None:
+    """The table `name` of a dataset folder, or None.
+
+    Args:
+        folder: dataset folder.
+        name: `users`, `videos` or `interactions`.
+        columns: names in the files by contract name, where they differ.
+        ignore: columns (either name) to leave out.
+
+    Raises:
+        TfrecError: If the table is there in two formats, or its columns cannot be read or told apart.
+    """
+    paths = [path for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").exists()]
+    if len(paths) > 1:
+        raise TfrecError(f"{folder} has {' and '.join(path.name for path in paths)}. Keep one of them.")
+    if not paths:
+        return None
+    header = _header(paths[0])
+    renamed = {source: column for column, source in columns.items() if source in header}
+    names = {
+        renamed.get(source, source): source for source in header if source in renamed or source not in renamed.values()
+    }
+    dropped = set(ignore)
+    return Table(paths[0], header, {name: source for name, source in names.items() if not {name, source} & dropped})
+
+
+def _header(path: Path) -> list[str]:
+    with _readable(path):
+        header = pa.parquet.read_schema(path).names if path.suffix == ".parquet" else _csv_header(path)
+    repeated = {name for name in header if header.count(name) > 1}
+    if repeated:
+        raise TfrecError(
+            f"{path.name} has several columns called {', '.join(sorted(repeated))}. Rename or remove them."
+        )
+    return header
+
+
+def _csv_header(path: Path) -> list[str]:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        lines = stream.readline(_CSV_BLOCK_BYTES).decode("utf-8-sig").splitlines()
+    if not lines:
+        raise TfrecError(f"{path.name} is empty. Expected a header line and records.")
+    return next(csv.reader(lines[:1]))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what a reader says of a damaged file into one line with its name."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise TfrecError(f"{path.name}: the header is not UTF-8 text. Save the file as UTF-8.") from error
+    except (pa.ArrowException, OSError, EOFError, csv.Error) as error:
+        hint = " A quote may not be closed." if "straddling" in str(error) else ""
+        raise TfrecError(f"{path.name} cannot be read: {error}.{hint} Write the file again.") from error
+
+
+def _csv_batches(
+    table: Table, names: list[str], rejects: RejectLog
+) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
+    broken: list[int] = []
+
+    def skip(row: Any) -> str:
+        broken.append(row.number)
+        return "skip"
+
+    with (
+        pa.input_stream(table.path, compression="gzip" if table.path.suffix == ".gz" else None) as stream,
+        pa.csv.open_csv(
+            stream,
+            pa.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
+            pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            pa.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.binary())),
+        ) as reader,
+    ):
+        read = 0
+        for batch in reader:
+            position = np.arange(read, read + batch.num_rows)
+            read += batch.num_rows
+            # A record stands as many rows further down as there are broken rows before it.
+            before = np.array(broken, np.int64) - table.first_row - np.arange(len(broken))
+            yield table.first_row + position + np.searchsorted(before, position, side="right"), batch.columns
+    rejects.saw(table.file, len(broken))
+    rejects.add(table.file, np.array(broken, np.int64), "wrong number of columns")
+
+
+def _parquet_batches(
+    table: Table, names: list[str], rejects: RejectLog
+) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
+    read = table.first_row
+    with pa.parquet.ParquetFile(table.path) as file:
+        for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=names):
+            yield np.arange(read, read + batch.num_rows), [_as_strings(batch.column(name)) for name in names]
+            read += batch.num_rows
+
+
+def _as_strings(column: pa.Array) -> pa.Array:
+    """What a CSV file would hold: lists of strings joined by |, lists of numbers as JSON."""
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        values = column.cast(pa.list_(pa.string()))
+        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
+            return pc.binary_join(values, "|")
+        return pc.binary_join_element_wise("[", pc.binary_join(values, ","), "]", "")
+    if pa.types.is_floating(kind):  # pandas writes a missing number as NaN
+        column = pc.if_else(pc.is_nan(column), None, column)
+    return column.cast(pa.binary() if pa.types.is_large_binary(kind) or pa.types.is_binary(kind) else pa.string())
+
+
+def _decode(file: str, rows: NDArray[np.int64], columns: dict[str, pa.Array], rejects: RejectLog) -> Batch:
+    keep = rejects.filter(
+        file, rows, ((f"{name} is not UTF-8", _undecodable(array)) for name, array in columns.items())
+    )
+    if not keep.all():
+        rows, columns = rows[keep], {name: array.filter(pa.array(keep)) for name, array in columns.items()}
+    return Batch(rows, {name: _null_if_empty(array.cast(pa.string())) for name, array in columns.items()})
+
+
+def _undecodable(column: pa.Array) -> NDArray[np.bool_]:
+    """Bool `[records]`: not UTF-8. Arrow names no record, so a block with a fault is looked through one by one."""
+    try:
+        column.cast(pa.string()).validate(full=True)
+    except pa.ArrowInvalid:
+        return np.array([not _is_utf8(value) for value in column.to_pylist()], bool)
+    return np.zeros(len(column), bool)
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _null_if_empty(strings: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(strings, ""), None, strings)
