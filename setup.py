@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "scipy>=1.11,<2",
     "scikit-learn>=1.4,<2",
     "implicit~=0.7.3",
+    "threadpoolctl>=3.2,<4",
     "jsonargparse[signatures]>=4.49,<5",
     "rich>=13,<16",
     "jinja2>=3.1,<4",

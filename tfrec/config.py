@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tfrec.errors import TfrecError
 
 ColumnKind = Literal["categorical", "numeric", "text", "list"]
 QueryEncoder = Literal["attention", "gru", "decay", "mean"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
+BaselineName = Literal["popularity", "recent_popularity", "item_knn", "als", "ease", "content_knn"]
 
 
 def _require(condition: bool, name: str, received: object, expected: str) -> None:
@@ -92,12 +93,14 @@ class TextConfig:
         preprocessor: handle (URL or folder) of the preprocessing module; without it the project builds a small pair.
         encoder: handle of the encoder module.
         max_tokens: longer texts are cut.
+        pooling: `pooled`: the vector the encoder calls pooled, if it has one; `mean`: mean over its tokens.
         batch_size: texts encoded at once.
     """
 
     preprocessor: str | None = None
     encoder: str | None = None
     max_tokens: int = 64
+    pooling: Literal["pooled", "mean"] = "pooled"
     batch_size: int = 64
 
     def __post_init__(self) -> None:
@@ -398,7 +401,7 @@ class EvaluationConfig:
     """
 
     top_k: list[int] = field(default_factory=lambda: [10, 20, 100])
-    baselines: list[str] = field(default_factory=lambda: ["popularity", "item_knn", "als", "ease", "content_knn"])
+    baselines: list[BaselineName] = field(default_factory=lambda: list(get_args(BaselineName)))
     bootstrap_samples: int = 1000
     max_users: int = 0
     num_example_slates: int = 6
