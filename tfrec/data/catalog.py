@@ -14,7 +14,7 @@ from tfrec.config import ColumnKind, DataConfig
 from tfrec.data.columns import ColumnNotes, encode_categories, read_side_columns, split_list, without_missing_words
 from tfrec.data.entities import Entities, read_entities
 from tfrec.data.media_files import MEDIA_FOLDERS, find_media
-from tfrec.data.parse import parse_times
+from tfrec.data.parse import parse_times, to_seconds
 from tfrec.data.rejects import MEDIA, RejectLog
 from tfrec.data.schema import Catalog, CategoricalColumn, FeatureColumns, FloatArray, Users
 from tfrec.data.tables import Table
@@ -30,6 +30,7 @@ def read_users(table: Table, config: DataConfig, rejects: RejectLog) -> tuple[Us
     """Reads the users; their text columns are left out, because no tower reads texts of users."""
     users = read_entities(table, "user_id", rejects)
     side = read_side_columns(users, list(users.columns), config, rejects, fixed={})
+    rejects.check(users.file, config.max_rejected)
     ignored = side.ignored | dict.fromkeys(side.texts, "text of a user")
     kinds = {name: kind for name, kind in side.kinds.items() if name not in side.texts}
     return Users(as_objects(users.ids), side.features), ColumnNotes(kinds, ignored)
@@ -56,10 +57,11 @@ def read_catalog(table: Table, folder: Path, config: DataConfig, rejects: Reject
         gen_params=_gen_params(videos, rejects),
         prompts=prompts,
         columns=side.features,
-        content=_read_content(folder / _CONTENT_FOLDER, videos, rejects),
+        content=_read_content(folder / _CONTENT_FOLDER, videos, rejects, config.max_rejected),
         media=find_media(folder, {video_id: row for row, video_id in enumerate(ids)}, rejects),
     )
-    rejects.check(MEDIA, config.max_rejected)
+    for group in (videos.file, MEDIA):
+        rejects.check(group, config.max_rejected)
     return catalog, ColumnNotes(_own_kinds(videos) | side.kinds, side.ignored)
 
 
@@ -93,7 +95,8 @@ def finite_rows(values: FloatArray) -> NDArray[np.bool_]:
 
 def as_objects(strings: pa.Array) -> NDArray[np.object_]:
     """Object (str) `[rows]`, "" where null."""
-    return strings.fill_null("").to_numpy(zero_copy_only=False)
+    objects: NDArray[np.object_] = strings.fill_null("").to_numpy(zero_copy_only=False)
+    return objects
 
 
 def _column(videos: Entities, name: str) -> pa.Array:
@@ -115,7 +118,7 @@ def _join_texts(*columns: NDArray[np.object_] | list[str]) -> NDArray[np.object_
 def _created_at(videos: Entities, rejects: RejectLog) -> NDArray[np.int64]:
     times = parse_times(_column(videos, "created_at"))
     videos.reject_values("created_at", times.bad, rejects)
-    return np.nan_to_num(times.values).astype(np.int64)
+    return to_seconds(np.nan_to_num(times.values).astype(np.int64))[0]
 
 
 def _generate_method(videos: Entities, config: DataConfig) -> CategoricalColumn | None:
@@ -151,16 +154,16 @@ def _numbers(cell: str | None) -> list[float]:
     return array.tolist() if array.ndim == 1 and np.isfinite(array).all() else []
 
 
-def _read_content(folder: Path, videos: Entities, rejects: RejectLog) -> dict[str, FloatArray]:
+def _read_content(folder: Path, videos: Entities, rejects: RejectLog, max_rejected: float) -> dict[str, FloatArray]:
     paths = sorted(folder.glob("*.npy")) if folder.is_dir() else []
-    return {path.stem: _read_embeddings(path, videos, rejects) for path in paths}
+    return {path.stem: _read_embeddings(path, videos, rejects, max_rejected) for path in paths}
 
 
-def _read_embeddings(path: Path, videos: Entities, rejects: RejectLog) -> FloatArray:
+def _read_embeddings(path: Path, videos: Entities, rejects: RejectLog, max_rejected: float) -> FloatArray:
     """Maps an embedding table; rows with NaN or infinity are noted here and count as missing (`finite_rows`)."""
     file = f"{_CONTENT_FOLDER}/{path.name}"
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        values: FloatArray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise TfrecError(f"{file} cannot be read: {error}. Write it with numpy.save.") from error
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
@@ -176,4 +179,5 @@ def _read_embeddings(path: Path, videos: Entities, rejects: RejectLog) -> FloatA
         values = values[videos.positions]
     rejects.saw(file, len(values))
     rejects.add(file, videos.positions[~finite_rows(values)] + 1, "NaN or infinity")
+    rejects.check(file, max_rejected)
     return values

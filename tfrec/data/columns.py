@@ -48,7 +48,7 @@ class SideColumns:
         lists: columns by name.
         numeric: columns by name.
         texts: text columns, string arrays `[rows]` with nulls.
-        kinds: kind by name, "(declared)" or "(inferred)".
+        kinds: kind by name, and where it comes from.
         ignored: reason by name.
     """
 
@@ -58,6 +58,13 @@ class SideColumns:
     texts: dict[str, pa.Array] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
+
+    def drop_empty_vocabularies(self) -> None:
+        """Leaves out columns without a value that is frequent enough."""
+        for columns in (self.categorical, self.lists):
+            for name in [name for name, column in columns.items() if not column.vocabulary]:
+                del columns[name], self.kinds[name]
+                self.ignored[name] = "no value as frequent as min_category_count"
 
     @property
     def features(self) -> FeatureColumns:
@@ -84,9 +91,8 @@ def read_side_columns(
         if distinct == 0 or (distinct == 1 and values.null_count == 0):
             columns.ignored[name] = "constant" if distinct else "no values"
             continue
-        declared = config.kinds.get(name) or fixed.get(name)
-        kind = declared or infer_kind(name, values)
-        columns.kinds[name] = f"{kind} ({'declared' if declared else 'inferred'})"
+        kind, source = _kind(name, values, config, fixed)
+        columns.kinds[name] = f"{kind} ({source})"
         if kind == "text":
             columns.texts[name] = values
         elif kind == "numeric":
@@ -95,7 +101,16 @@ def read_side_columns(
             columns.lists[name] = encode_lists(values, config.min_category_count)
         else:
             columns.categorical[name] = encode_categories(values, config.min_category_count)
+    columns.drop_empty_vocabularies()
     return columns
+
+
+def _kind(name: str, values: pa.Array, config: DataConfig, fixed: Mapping[str, ColumnKind]) -> tuple[ColumnKind, str]:
+    if name in config.kinds:
+        return config.kinds[name], "declared"
+    if name in fixed:
+        return fixed[name], "by contract"
+    return infer_kind(values), "inferred"
 
 
 def without_missing_words(values: pa.Array) -> pa.Array:
@@ -103,7 +118,7 @@ def without_missing_words(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_in(pc.utf8_trim_whitespace(values), value_set=_MISSING), None, values)
 
 
-def infer_kind(name: str, values: pa.Array) -> ColumnKind:
+def infer_kind(values: pa.Array) -> ColumnKind:
     """The kind of a column, by its values (null where missing, at least one present)."""
     present = values.drop_null()
     distinct = len(pc.unique(present))
@@ -111,14 +126,14 @@ def infer_kind(name: str, values: pa.Array) -> ColumnKind:
     if not numbers.bad.any():
         whole = (numbers.values == np.round(numbers.values)).all()
         return "categorical" if whole and distinct <= _MANY_VALUES else "numeric"
-    if name == "tags" or _share(pc.match_substring_regex(present, r"\||^\s*\[.*\]\s*$")) >= _LIST_SHARE:
+    if _share(pc.match_substring_regex(present, r"\||^\s*\[.*\]\s*$")) >= _LIST_SHARE:
         return "list"
     is_unique = len(present) >= _TEXT_MIN_ROWS and distinct > _TEXT_DISTINCT_SHARE * len(present)
     return "text" if is_unique or pc.mean(pc.utf8_length(present)).as_py() > _TEXT_LENGTH else "categorical"
 
 
 def _share(mask: pa.Array) -> float:
-    return pc.mean(mask.cast(pa.float64())).as_py()
+    return float(pc.mean(mask.cast(pa.float64())).as_py())
 
 
 def encode_categories(values: pa.Array, min_count: int) -> CategoricalColumn:

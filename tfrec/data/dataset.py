@@ -12,6 +12,7 @@ from tfrec.config import DataConfig
 from tfrec.data.catalog import catalog_of_ids, needs_catalog, read_catalog, read_users
 from tfrec.data.columns import ColumnNotes
 from tfrec.data.interactions import CONTRACT_COLUMNS, Events, IdIndex, read_events
+from tfrec.data.parse import to_seconds
 from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import LABELS, Dataset, FeatureColumns, Interactions, Part, Users
 from tfrec.data.splits import split_by_time
@@ -54,11 +55,12 @@ def _load(folder: Path, config: DataConfig, rejects: RejectLog) -> Dataset:
     if "videos" in tables:
         videos, notes["videos"] = read_catalog(tables["videos"], folder, config, rejects)
     user_index, video_index = IdIndex(users.ids if users else None), IdIndex(videos.ids if videos else None)
-    notes["interactions"] = _note_log_columns(tables["interactions"])
     events = read_events(tables["interactions"], user_index, video_index, rejects)
     rejects.check(tables["interactions"].file, config.max_rejected)
     users = users or Users(user_index.ids, FeatureColumns.none())
     videos = videos or catalog_of_ids(video_index.ids)
+    events["timestamp"], unit = to_seconds(events.get("timestamp", np.zeros(len(events["row"]), np.int64)))
+    notes["interactions"] = _note_log_columns(tables["interactions"], unit)
     interactions = _arrange(events, len(users), len(videos), config)
     name = folder.resolve().name
     summary = summarize(name, videos, interactions, notes, rejects)
@@ -83,15 +85,17 @@ def _find_tables(folder: Path, config: DataConfig) -> dict[str, Table]:
 def _check_names(option: str, names: Iterable[str], tables: Mapping[str, Table]) -> None:
     """Refuses an option that names a column which no table has."""
     for name in names:
-        if not any(name in table.header for table in tables.values()):
+        if not any(name in table.header or name in table.names for table in tables.values()):
             has = "; ".join(f"{table.file} has {', '.join(table.header)}" for table in tables.values())
             raise TfrecError(f"`data.{option}` names a column {name!r} that no table has: {has}.")
 
 
-def _note_log_columns(table: Table) -> ColumnNotes:
-    used = [name for name in table.names if name in CONTRACT_COLUMNS]
+def _note_log_columns(table: Table, time_unit: str) -> ColumnNotes:
+    used = {name: "by contract" for name in table.names if name in CONTRACT_COLUMNS}
+    if time_unit != "seconds":
+        used["timestamp"] += f", converted from {time_unit}"
     unused = [name for name in table.names if name not in CONTRACT_COLUMNS]
-    return ColumnNotes(dict.fromkeys(used, "by contract"), dict.fromkeys(unused, "not used by any model"))
+    return ColumnNotes(used, dict.fromkeys(unused, "not used by any model"))
 
 
 def _arrange(events: Events, num_users: int, num_videos: int, config: DataConfig) -> Interactions:
@@ -99,7 +103,7 @@ def _arrange(events: Events, num_users: int, num_videos: int, config: DataConfig
     log = Interactions(
         user=events["user"],
         video=events["video"],
-        timestamp=events.get("timestamp", np.zeros(len(events["user"]), np.int64)),
+        timestamp=events["timestamp"],
         labels={label: events[label] for label in LABELS if label in events},
         part=events.get("part", np.zeros(len(events["user"]), np.int8)),
         num_users=num_users,

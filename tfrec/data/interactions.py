@@ -21,7 +21,7 @@ from tfrec.data.splits import PART_NAMES
 from tfrec.data.tables import Batch, Table
 from tfrec.errors import TfrecError
 
-Events = dict[str, NDArray[np.integer[Any]]]
+Events = dict[str, NDArray[Any]]
 """Arrays `[num_events]` by name: `row`, `user`, `video`, and what the log has of `timestamp`, `part` and `LABELS`."""
 
 CONTRACT_COLUMNS = ("user_id", "video_id", "timestamp", *LABELS, "split")
@@ -45,13 +45,14 @@ class IdIndex:
         return as_objects(self._ids)
 
     def encode(self, ids: pa.Array) -> NDArray[np.int32]:
-        """int32 `[rows]` row numbers, -1 where unknown."""
+        """int32 `[rows]` row numbers of ids without nulls, -1 where unknown."""
         encoded = ids.dictionary_encode()
         if self._grows:
             new = encoded.dictionary.filter(pc.invert(pc.is_in(encoded.dictionary, value_set=self._ids)))
             self._ids = pa.concat_arrays([self._ids, new])
         row_of = pc.index_in(encoded.dictionary, value_set=self._ids).fill_null(-1).to_numpy(zero_copy_only=False)
-        return np.append(row_of, -1).astype(np.int32)[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        rows: NDArray[np.int32] = row_of.astype(np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]
+        return rows
 
 
 def read_events(table: Table, users: IdIndex, videos: IdIndex, rejects: RejectLog) -> Events:
@@ -67,15 +68,13 @@ def read_events(table: Table, users: IdIndex, videos: IdIndex, rejects: RejectLo
         Events in the order of the file.
 
     Raises:
-        TfrecError: If a column is missing that the split needs, or no event is left.
+        TfrecError: If a column is missing that the split needs, or there are no rows.
     """
     columns = _columns_to_read(table)
     batches = [_read_batch(table.file, batch, users, videos, rejects) for batch in table.batches(columns, rejects)]
-    events = {
-        name: np.concatenate([batch.pop(name) for batch in batches]) for name in (*(batches[0] if batches else ()),)
-    }
-    if not len(events.get("row", ())):
-        raise TfrecError(f"{table.file} holds no usable event. Reasons: {rejects.counts().get(table.file, 'no rows')}.")
+    if not batches:
+        raise TfrecError(f"{table.file} holds no rows. Expected at least one event.")
+    events = {name: np.concatenate([batch.pop(name) for batch in batches]) for name in list(batches[0])}
     repeated = repeated_events(events)
     rejects.add(table.file, events["row"][repeated], "duplicate row")
     return {name: values[~repeated] for name, values in events.items()} if repeated.any() else events

@@ -31,7 +31,6 @@ class RejectLog:
     def __init__(self) -> None:
         self._entries: list[tuple[str, str, NDArray[np.int64], str]] = []
         self._totals: Counter[str] = Counter()
-        self.written_to: Path | None = None
 
     def __len__(self) -> int:
         return sum(len(rows) for _, _, rows, _ in self._entries)
@@ -75,8 +74,9 @@ class RejectLog:
         return {group: dict(reasons.most_common()) for group, reasons in counts.items()}
 
     def write(self, path: Path) -> None:
-        """Writes `file,row,reason` to `path`, which appears complete or not at all; nothing if there are no rejects."""
+        """Writes `file,row,reason` to `path`, which appears complete or not at all; without rejects there is no file."""
         if not self._entries:
+            path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
@@ -88,7 +88,6 @@ class RejectLog:
                 columns = [pa.repeat(file, len(rows)), number, pa.repeat(reason, len(rows))]
                 pa.csv.write_csv(pa.table(columns, ["file", "row", "reason"]), stream, options)
         partial.replace(path)
-        self.written_to = path
 
     def check(self, group: str, max_share: float) -> None:
         """Stops a run whose input is too broken.
@@ -97,7 +96,7 @@ class RejectLog:
             TfrecError: If more than `max_share` of what was seen of `group` was refused.
         """
         reasons = self.counts().get(group, {})
-        bad, total = sum(reasons.values()), max(self._totals[group], 1)
+        bad, total = self._num_bad(group), max(self._totals[group], 1)
         if bad <= max_share * total:
             return
         common = "; ".join(f"{count:,} x {reason} ({self._where(group, reason)})" for reason, count in reasons.items())
@@ -106,6 +105,14 @@ class RejectLog:
             f"more than the {max_share:.1%} allowed: {common}. Mend them (rejected.csv in the output folder lists all), "
             f"or allow more with --data.max_rejected."
         )
+
+    def _num_bad(self, group: str) -> int:
+        """Rows or files with at least one fault."""
+        rows: defaultdict[str, list[NDArray[np.int64]]] = defaultdict(list)
+        for of, file, numbers, _ in self._entries:
+            if of == group:
+                rows[file].append(numbers)
+        return sum(len(np.unique(np.concatenate(numbers))) for numbers in rows.values())
 
     def _where(self, group: str, reason: str) -> str:
         """The first places with this fault."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,41 @@ def _readable(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise TfrecError(f"{path.name}: the header is not UTF-8 text. Save the file as UTF-8.") from error
     except (pa.ArrowException, OSError, EOFError, csv.Error) as error:
-        hint = " A quote may not be closed." if "straddling" in str(error) else ""
+        hint = " A quote may be opened and never closed." if "straddling" in str(error) else ""
         raise TfrecError(f"{path.name} cannot be read: {error}.{hint} Write the file again.") from error
+
+
+class _CountingStream:
+    """The bytes of a CSV file; counts lines and quotes, to notice a quote that is never closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.name
+        self._stream = pa.input_stream(path, compression="gzip" if path.suffix == ".gz" else None)
+        self._lines, self._quotes = 0, 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return bool(self._stream.closed)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stream.close()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next `size` bytes."""
+        data: bytes = self._stream.read(size)
+        self._lines += data.count(b"\n")
+        self._quotes += data.count(b'"')
+        return data
+
+    def check_quotes(self, num_records: int) -> None:
+        """Raises `TfrecError` if an open quote has swallowed lines, so that there are fewer records (with header)."""
+        if self._quotes % 2 and self._lines > num_records:
+            raise TfrecError(
+                f'{self._file}: a quote (") is opened and never closed, {self._lines:,} lines became {num_records:,} '
+                f'records. Close it, or write it twice ("") inside a quoted value.'
+            )
 
 
 def _csv_batches(
@@ -152,8 +185,9 @@ def _csv_batches(
         broken.append(row.number)
         return "skip"
 
+    stream = _CountingStream(table.path)
     with (
-        pa.input_stream(table.path, compression="gzip" if table.path.suffix == ".gz" else None) as stream,
+        closing(stream),
         pa.csv.open_csv(
             stream,
             pa.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
@@ -168,6 +202,7 @@ def _csv_batches(
             # A record stands as many rows further down as there are broken rows before it.
             before = np.array(broken, np.int64) - table.first_row - np.arange(len(broken))
             yield table.first_row + position + np.searchsorted(before, position, side="right"), batch.columns
+    stream.check_quotes(1 + read + len(broken))
     rejects.saw(table.file, len(broken))
     rejects.add(table.file, np.array(broken, np.int64), "wrong number of columns")
 
@@ -183,8 +218,12 @@ def _parquet_batches(
 
 
 def _as_strings(column: pa.Array) -> pa.Array:
-    """What a CSV file would hold: lists of strings joined by |, lists of numbers as JSON."""
+    """What a CSV file would hold: times as Unix seconds, lists of strings joined by |, lists of numbers as JSON."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         values = column.cast(pa.list_(pa.string()))
         if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
