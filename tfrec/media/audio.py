@@ -1,0 +1,90 @@
+"""Sound tracks as mono waveforms.
+
+A *waveform* is float32 `[samples]` in about -1 .. 1 at the wanted rate; an empty one means that there is no sound track.
+FFmpeg's resampler converts rate, sample format and channel layout. Memory is bounded by the seconds asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from tfrec.media.container import Deadline, MediaError, decode, open_container
+
+Waveform = NDArray[np.float32]
+
+
+def read_audio(
+    paths: Sequence[Path], sample_rate_hz: int, max_seconds: float, timeout_seconds: float = 60.0
+) -> Waveform:
+    """Reads sound files that follow each other, or the sound track of a video.
+
+    Args:
+        paths: the files.
+        sample_rate_hz: rate of the result.
+        max_seconds: what comes later is left out.
+        timeout_seconds: time limit for all of them.
+
+    Returns:
+        float32 `[samples]`, empty where there is no sound track.
+
+    Raises:
+        MediaError: If a file cannot be read.
+    """
+    parts: list[Waveform] = []
+    for path in paths:
+        left = max_seconds - sum(map(len, parts)) / sample_rate_hz
+        if left > 0:
+            with open_container(path) as container:
+                parts.append(read_sound_track(container, sample_rate_hz, left, Deadline(path, timeout_seconds)))
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def read_sound_track(container: Any, sample_rate_hz: int, max_seconds: float, deadline: Deadline) -> Waveform:
+    """The sound track of an open container, from where it stands.
+
+    Raises:
+        MediaError: If there is a sound track but none of it can be decoded.
+    """
+    stream = container.streams.best("audio")
+    if stream is None or stream.codec_context is None:
+        return np.zeros(0, np.float32)
+    limit = int(max_seconds * sample_rate_hz)
+    resampler = _Resampler(sample_rate_hz)
+    chunks: list[Waveform] = []
+    for frame in decode(container, stream, deadline):
+        chunks += resampler(frame)
+        if sum(map(len, chunks)) >= limit:
+            break
+    chunks += resampler(None)
+    if not chunks:
+        raise MediaError(deadline.path, f"no sound can be decoded from its {stream.codec_context.name} track")
+    return np.nan_to_num(np.concatenate(chunks)[:limit])
+
+
+class _Resampler:
+    """To mono float; starts anew where the format changes inside a track."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        self._rate, self._format = sample_rate_hz, None
+        self._resampler = self._new()
+
+    def __call__(self, frame: Any) -> list[Waveform]:
+        if frame is None:
+            return self._run(None) if self._format else []
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        rest = self._run(None) if self._format and form != self._format else []
+        if form != self._format:
+            self._format, self._resampler = form, self._new()
+        return rest + self._run(frame)
+
+    def _new(self) -> Any:
+        return av.AudioResampler(format="flt", layout="mono", rate=self._rate)
+
+    def _run(self, frame: Any) -> list[Waveform]:
+        return [out.to_ndarray()[0] for out in self._resampler.resample(frame)]

@@ -1,0 +1,129 @@
+"""Opening media files that nobody vouches for.
+
+A file is judged by its bytes, never by its name. Only formats that carry their own data are opened: a play list dressed up
+as a video could otherwise make FFmpeg read other files. Every loop over packets has a `Deadline`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+
+from tfrec.errors import TfrecError
+
+MAX_PIXELS = 2**26
+"""Pixels of a picture above which a file is refused: twice an 8K frame."""
+
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,flv,live_flv,mpeg,mpegts,asf,ogg,wav,w64,flac,mp3,aac,aiff,caf,amr,"
+    "mpegvideo,h264,hevc,ivf,apng"
+)
+_MAGIC = {
+    "an MP4 or MOV": (4, b"ftyp"),
+    "a Matroska or WebM": (0, b"\x1aE\xdf\xa3"),
+    "an AVI or WAV": (0, b"RIFF"),
+    "a GIF": (0, b"GIF8"),
+    "an Ogg": (0, b"OggS"),
+    "a FLAC": (0, b"fLaC"),
+}
+
+
+class MediaError(TfrecError):
+    """A media file that cannot be used.
+
+    Args:
+        path: the file.
+        reason: why, in words that fit behind a colon.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class Deadline:
+    """The time limit of one file.
+
+    Args:
+        path: the file, for the error.
+        seconds: from now.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises `MediaError` once the time is up."""
+        if time.monotonic() > self._end:
+            raise MediaError(self.path, timeout_reason(self.seconds))
+
+
+def timeout_reason(seconds: float) -> str:
+    """Why a file was given up after `seconds`."""
+    return f"not decoded within {seconds:g} seconds (`file_timeout_seconds`)"
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[Any]:
+    """Opens a media file with PyAV; whatever FFmpeg raises inside the block becomes a `MediaError`.
+
+    Raises:
+        MediaError: If the file is missing, unreadable, empty, no media file, or damaged.
+    """
+    check_readable(path)
+    try:
+        # The prefix keeps names with a colon from being read as a protocol.
+        with av.open(f"file:{path}", metadata_errors="replace", options={"format_whitelist": _FORMATS}) as container:
+            yield container
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(path, f"{_what_it_is(path)} ({_short(error)})") from error
+
+
+def check_readable(path: Path) -> None:
+    """Raises `MediaError` unless `path` is a file with at least one byte that may be read."""
+    try:
+        if not path.is_file():
+            path.stat()
+            raise MediaError(path, "not a file")
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise MediaError(path, "the file is empty")
+    except (OSError, ValueError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(path, f"cannot be read ({_short(error)})") from error
+
+
+def decode(container: Any, stream: Any, deadline: Deadline) -> Iterator[Any]:
+    """Yields the frames of a stream from where the container stands; packets that cannot be decoded are passed over."""
+    for packet in container.demux(stream):
+        deadline.check()
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            continue
+        yield from frames
+
+
+def _what_it_is(path: Path) -> str:
+    with open(path, "rb") as file:
+        head = file.read(16)
+    for name, (offset, magic) in _MAGIC.items():
+        if head[offset : offset + len(magic)] == magic:
+            return f"starts like {name} file but is truncated or damaged"
+    if not any(head):
+        return "not a media file: it starts with zero bytes"
+    return f"not a media file: it starts with {head!r}"
+
+
+def _short(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]

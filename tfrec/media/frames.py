@@ -1,0 +1,261 @@
+"""Pictures of a video: a few frames, evenly spread over its length.
+
+A *frame* is uint8 `[image_size, image_size, 3]`, RGB: the central square of the picture as a viewer sees it (rotation and
+pixel aspect applied, transparency over black). The i-th of n samples is the frame on screen at (i + 1/2) / n of the
+presentation time, whatever the frame rate does in between. Long videos are sought through, so that time and memory depend on
+the frames asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av.stream import Disposition
+from numpy.typing import NDArray
+
+from tfrec.media.container import MAX_PIXELS, Deadline, MediaError, check_readable, decode, open_container
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read once, when OpenCV is imported
+import cv2  # noqa: E402
+
+Frames = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+_UNINDEXED_GAP_SECONDS = 10.0
+_SLACK_SECONDS = 0.5
+
+
+def read_frames(source: Path, num_frames: int, image_size: int, timeout_seconds: float = 60.0) -> Frames:
+    """Samples frames of a video file, or of a folder of pictures in the order of their names.
+
+    Args:
+        source: file or folder.
+        num_frames: frames wanted.
+        image_size: height and width of a frame in pixels.
+        timeout_seconds: time limit.
+
+    Returns:
+        uint8 `[F, image_size, image_size, 3]`, 1 <= F <= `num_frames`: no frame comes twice.
+
+    Raises:
+        MediaError: If there is no picture to be had, or the file is truncated.
+    """
+    deadline = Deadline(source, timeout_seconds)
+    if source.is_dir():
+        return _read_folder(source, num_frames, image_size, deadline)
+    with open_container(source) as container:
+        return sample_frames(container, num_frames, image_size, deadline)
+
+
+def sample_frames(container: Any, num_frames: int, image_size: int, deadline: Deadline) -> Frames:
+    """`read_frames` on an open container."""
+    stream = _picture_stream(container, deadline.path)
+    stream.codec_context.thread_type = "NONE"  # the workers are the parallelism
+    playhead = _Playhead(container, stream, deadline)
+    picked: list[Frames] = []
+    last = None
+    for seconds in _sample_times(container, stream, num_frames, deadline):
+        frame = playhead.frame_at(seconds)
+        if frame is not last:
+            picked.append(to_square(_to_rgb(frame), image_size, _pixel_aspect(stream)))
+            last = frame
+    return np.stack(picked)
+
+
+def to_square(picture: Frames, image_size: int, pixel_aspect: float = 1.0) -> Frames:
+    """The central square of a picture, resized.
+
+    Args:
+        picture: uint8 `[height, width, 3]`.
+        image_size: height and width of the result.
+        pixel_aspect: width of a pixel over its height.
+    """
+    height, width = picture.shape[:2]
+    side = min(height, width * pixel_aspect)
+    crop_height, crop_width = max(round(side), 1), max(round(side / pixel_aspect), 1)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    crop = picture[top : top + crop_height, left : left + crop_width]
+    shrinks = side > image_size
+    size = (image_size, image_size)
+    return cv2.resize(crop, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+class _Playhead:
+    """The decoder's place in a stream, which moves forward to the frame on screen at a time."""
+
+    def __init__(self, container: Any, stream: Any, deadline: Deadline) -> None:
+        self._container, self._stream, self._deadline = container, stream, deadline
+        self._indexed = any(name in container.format.name for name in ("mov", "avi"))
+        self._can_seek = True
+        self._frames = decode(container, stream, deadline)
+        self._current: Any = None
+        self._next: Any = None
+        self._advance()
+
+    def frame_at(self, seconds: float) -> Any:
+        """The frame on screen at `seconds`; times asked for must ascend.
+
+        Raises:
+            MediaError: If the stream ends long before.
+        """
+        if self._worth_seeking(seconds):
+            self._seek(seconds)
+        while self._next is not None and _time(self._next) <= seconds:
+            self._advance()
+        if self._current is None:
+            if self._next is None:
+                raise MediaError(self._deadline.path, self._nothing_reason())
+            return self._next
+        if self._next is None:
+            self._check_end(seconds)
+        return self._current
+
+    def _advance(self) -> None:
+        self._current, self._next = self._next, next(self._frames, None)
+
+    def _position(self) -> float:
+        frame = self._next or self._current
+        return 0.0 if frame is None else _time(frame)
+
+    def _worth_seeking(self, seconds: float) -> bool:
+        """Whether a key frame lies between here and there."""
+        if not self._can_seek or seconds <= self._position():
+            return False
+        entries = self._stream.index_entries
+        place = entries.search_timestamp(round(seconds / self._stream.time_base)) if len(entries) else -1
+        if place >= 0 and float(entries[place].timestamp * self._stream.time_base) > self._position():
+            return True
+        return not self._indexed and seconds - self._position() > _UNINDEXED_GAP_SECONDS
+
+    def _seek(self, seconds: float) -> None:
+        before = self._position()
+        self._jump(round(seconds / self._stream.time_base))
+        self._can_seek = self._next is not None and before < _time(self._next) <= seconds
+        if self._next is None or _time(self._next) > seconds:
+            self._jump(self._stream.start_time or 0)
+
+    def _jump(self, timestamp: int) -> None:
+        self._container.seek(timestamp, stream=self._stream)
+        self._frames = decode(self._container, self._stream, self._deadline)
+        self._current, self._next = None, next(self._frames, None)
+
+    def _check_end(self, seconds: float) -> None:
+        frame = self._current
+        end = _time(frame) + float((frame.duration or 0) * frame.time_base) + _SLACK_SECONDS
+        if seconds > end and _stream_seconds(self._stream) is not None:
+            raise MediaError(self._deadline.path, f"truncated: no picture after {_time(frame):.2f} seconds")
+
+    def _nothing_reason(self) -> str:
+        return f"no picture can be decoded from its {self._stream.codec_context.name} stream"
+
+
+def _picture_stream(container: Any, path: Path) -> Any:
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise MediaError(path, "no video stream")
+    stream = max(streams, key=lambda stream: (stream.width or 0) * (stream.height or 0))
+    if stream.codec_context is None:
+        raise MediaError(path, "its video codec is unknown")
+    pixels = stream.width * stream.height
+    if pixels > MAX_PIXELS:
+        raise MediaError(path, f"too large: {stream.width} x {stream.height} pixels, at most {MAX_PIXELS} are read")
+    _check_whole(stream, path)
+    return stream
+
+
+def _check_whole(stream: Any, path: Path) -> None:
+    entries = stream.index_entries
+    size = path.stat().st_size
+    if len(entries) and (end := entries[len(entries) - 1].pos + entries[len(entries) - 1].size) > size:
+        raise MediaError(path, f"truncated: its index reaches to byte {end}, the file has {size}")
+
+
+def _sample_times(container: Any, stream: Any, num_frames: int, deadline: Deadline) -> Iterator[float]:
+    """Presentation times in seconds, ascending."""
+    start = float((stream.start_time or 0) * stream.time_base)
+    length = _stream_seconds(stream) or _container_seconds(container)
+    if length is None:
+        length = _scanned_seconds(container, stream, deadline) - start
+    return (start + (index + 0.5) / num_frames * length for index in range(num_frames))
+
+
+def _stream_seconds(stream: Any) -> float | None:
+    """Length that the file states for the stream itself; Matroska keeps it in a tag."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "").split(":") + ["", ""])[:3]
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) or None
+    except ValueError:
+        return None
+
+
+def _container_seconds(container: Any) -> float | None:
+    return container.duration / 1e6 if container.duration and container.duration > 0 else None
+
+
+def _scanned_seconds(container: Any, stream: Any, deadline: Deadline) -> float:
+    """Length of a stream that does not state it: its packets are read through, undecoded."""
+    end = 0
+    for packet in container.demux(stream):
+        deadline.check()
+        end = max(end, (packet.pts or 0) + (packet.duration or 0))
+    container.seek(stream.start_time or 0, stream=stream)
+    return float(end * stream.time_base)
+
+
+def _time(frame: Any) -> float:
+    return 0.0 if frame.time is None else float(frame.time)
+
+
+def _pixel_aspect(stream: Any) -> float:
+    aspect = stream.sample_aspect_ratio
+    return float(aspect) if aspect else 1.0
+
+
+def _to_rgb(frame: Any) -> Frames:
+    if any(component.is_alpha for component in frame.format.components):
+        picture = _over_black(frame.to_ndarray(format="rgba"))
+    else:
+        picture = frame.to_ndarray(format="rgb24")
+    return np.rot90(picture, round(frame.rotation / 90) % 4)
+
+
+def _over_black(picture: Frames) -> Frames:
+    alpha = picture[..., 3:].astype(np.uint16)
+    return ((picture[..., :3] * alpha + 127) // 255).astype(np.uint8)
+
+
+def _read_folder(folder: Path, num_frames: int, image_size: int, deadline: Deadline) -> Frames:
+    pictures = list_pictures(folder)
+    if not pictures:
+        raise MediaError(folder, f"no pictures ({', '.join(IMAGE_SUFFIXES)}) in this folder")
+    count = min(num_frames, len(pictures))
+    chosen = [pictures[int((index + 0.5) / count * len(pictures))] for index in range(count)]
+    return np.stack([_read_picture(path, image_size, deadline) for path in chosen])
+
+
+def _read_picture(path: Path, image_size: int, deadline: Deadline) -> Frames:
+    deadline.check()
+    check_readable(path)
+    data = np.fromfile(path, np.uint8)  # cv2.imread fails on some Unicode names
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        layers = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if path.suffix.lower() in (".png", ".webp") else None
+    except cv2.error as error:
+        raise MediaError(path, f"too large or damaged ({error.err})") from error
+    if picture is None:
+        raise MediaError(path, "not a picture, or a damaged one")
+    if layers is not None and layers.ndim == 3 and layers.shape[2] == 4 and layers.dtype == np.uint8:
+        picture = _over_black(cv2.cvtColor(layers, cv2.COLOR_BGRA2RGBA))
+    return to_square(picture, image_size)

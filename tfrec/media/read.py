@@ -1,0 +1,77 @@
+"""One video's picture and sound in one go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfrec.config import AudioConfig, ImageConfig
+from tfrec.data.schema import MediaSource
+from tfrec.media.audio import Waveform, read_audio, read_sound_track
+from tfrec.media.container import Deadline, open_container
+from tfrec.media.frames import Frames, read_frames, sample_frames
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What is taken from a file.
+
+    Args:
+        num_frames: frames per video.
+        image_size: height and width of a frame in pixels.
+        sample_rate_hz: rate of the waveform.
+        max_seconds: longer sound tracks are cut.
+        timeout_seconds: time limit per file.
+    """
+
+    num_frames: int
+    image_size: int
+    sample_rate_hz: int
+    max_seconds: float
+    timeout_seconds: float
+
+    @classmethod
+    def of(cls, image: ImageConfig, audio: AudioConfig, timeout_seconds: float) -> DecodeSettings:
+        """From the configuration."""
+        return cls(image.num_frames, image.image_size, audio.sample_rate_hz, audio.max_seconds, timeout_seconds)
+
+
+def read_media(source: MediaSource, settings: DecodeSettings) -> tuple[Frames, Waveform]:
+    """Reads the frames and the sound of a video; a folder of pictures or sound files take precedence over the container's.
+
+    Args:
+        source: where the media lie.
+        settings: what to take.
+
+    Returns:
+        uint8 `[F, image_size, image_size, 3]` and float32 `[samples]`; empty where the source has none.
+
+    Raises:
+        MediaError: If a file of the source cannot be used.
+    """
+    frames = np.zeros((0, settings.image_size, settings.image_size, 3), np.uint8)
+    sound = np.zeros(0, np.float32)
+    if source.video is not None:
+        frames, sound = _read_container(source, settings)
+    if source.frames is not None:
+        frames = read_frames(source.frames, settings.num_frames, settings.image_size, settings.timeout_seconds)
+    if source.audio:
+        sound = read_audio(source.audio, settings.sample_rate_hz, settings.max_seconds, settings.timeout_seconds)
+    return frames, sound
+
+
+def _read_container(source: MediaSource, settings: DecodeSettings) -> tuple[Frames, Waveform]:
+    """Opens the container once; looking for the second stream's packets costs little beside decoding them."""
+    assert source.video is not None
+    frames = np.zeros((0, settings.image_size, settings.image_size, 3), np.uint8)
+    sound = np.zeros(0, np.float32)
+    deadline = Deadline(source.video, settings.timeout_seconds)
+    with open_container(source.video) as container:
+        if not source.audio:
+            sound = read_sound_track(container, settings.sample_rate_hz, settings.max_seconds, deadline)
+        if source.frames is None:
+            if len(sound):
+                container.seek(0)
+            frames = sample_frames(container, settings.num_frames, settings.image_size, deadline)
+    return frames, sound

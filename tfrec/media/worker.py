@@ -1,0 +1,45 @@
+"""`python -m tfrec.media.worker FD`: a decoding process; see `tfrec.media.pool`."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+import cv2
+
+from tfrec.media.container import MediaError
+from tfrec.media.read import read_media
+
+_MEMORY_LIMIT_BYTES = 6 * 2**30  # address space; what asks for more is a bomb
+
+
+def serve(connection: Connection) -> None:
+    """Answers each `(MediaSource, DecodeSettings)` with frames and waveform, or a `MediaError`, until the other end closes."""
+    while True:
+        try:
+            source, settings = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(read_media(source, settings))
+        except MediaError as error:
+            connection.send(error)
+        except MemoryError:
+            connection.send(_failure(source, "it takes too much memory to decode"))
+        except Exception as error:  # whatever a decoder thinks of is about this file only
+            connection.send(_failure(source, f"cannot be decoded ({type(error).__name__}: {error})"))
+
+
+def _failure(source: object, reason: str) -> MediaError:
+    path = source.video or source.frames or source.audio[0]
+    return MediaError(path, reason)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops its workers
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    cv2.setNumThreads(1)
+    serve(Connection(int(sys.argv[1])))
