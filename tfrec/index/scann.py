@@ -1,0 +1,69 @@
+"""The native ScaNN op: fastest on CPU, but it needs a server that has the op (`import scann` registers it in Python).
+
+Small catalogues are scored by brute force; from `TREE_FROM` videos on, a tree chooses leaves, asymmetric hashing scores their
+videos and the best are scored again exactly.
+
+References:
+    Guo et al., Accelerating Large-Scale Inference with Anisotropic Vector Quantization, ICML 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+from scann.scann_ops.py import scann_ops
+
+from tfrec.index.base import Index, SearchResult, checked_embeddings, pad_to
+
+TREE_FROM = 10_000
+"""Catalogue size from which a tree pays."""
+TRAINING_SAMPLE = 100_000
+"""Videos that the tree and the hashes are trained on."""
+MIN_RESCORED = 200
+"""Videos scored exactly after hashing."""
+
+
+class ScannIndex(Index):
+    """Searches with the native ScaNN op.
+
+    Args:
+        embeddings: float `[N, D]`, one row per video.
+        num_leaves: leaves of the tree; 0 means no tree, all videos are scored exactly.
+        leaves_to_search: leaves searched per query; may be set until the index is first searched.
+
+    Raises:
+        TfrecError: If there is no video or an embedding is not finite.
+    """
+
+    name: ClassVar[str] = "scann"
+
+    def __init__(self, embeddings: ArrayLike, num_leaves: int = 0, leaves_to_search: int = 1) -> None:
+        matrix = checked_embeddings(embeddings)
+        super().__init__(*matrix.shape)
+        self.num_leaves = num_leaves
+        self.leaves_to_search = tf.Variable(leaves_to_search, trainable=False, dtype=tf.int32)
+        self._searcher = _build(matrix, num_leaves).serialize_to_module()
+
+    def _search(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
+        searcher = scann_ops.searcher_from_module(self._searcher)
+        found = tf.minimum(k, self.num_videos)
+        rows, scores = searcher.search_batched(
+            queries,
+            final_num_neighbors=found,
+            pre_reorder_num_neighbors=tf.maximum(2 * found, MIN_RESCORED),
+            leaves_to_search=self.leaves_to_search,
+        )
+        return pad_to(SearchResult(scores, tf.cast(rows, tf.int32)), k)
+
+
+def _build(matrix: NDArray[np.float32], num_leaves: int) -> Any:
+    builder = scann_ops.builder(matrix, 100, "dot_product")
+    if num_leaves == 0:
+        return builder.score_brute_force().build()
+    sample = min(TRAINING_SAMPLE, len(matrix))
+    tree = builder.tree(num_leaves, 1, training_sample_size=sample, min_partition_size=1)
+    hashed = tree.score_ah(2, anisotropic_quantization_threshold=0.2, training_sample_size=sample)
+    return hashed.reorder(MIN_RESCORED).build()
