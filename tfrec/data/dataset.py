@@ -54,13 +54,15 @@ def _load(folder: Path, config: DataConfig, rejects: RejectLog) -> Dataset:
         users, notes["users"] = read_users(tables["users"], config, rejects)
     if "videos" in tables:
         videos, notes["videos"] = read_catalog(tables["videos"], folder, config, rejects)
-    user_index, video_index = IdIndex(users.ids if users else None), IdIndex(videos.ids if videos else None)
-    events = read_events(tables["interactions"], user_index, video_index, rejects)
-    rejects.check(tables["interactions"].file, config.max_rejected)
-    users = users or Users(user_index.ids, FeatureColumns.none())
-    videos = videos or catalog_of_ids(video_index.ids)
+    user_index = IdIndex(None if users is None else users.ids)
+    video_index = IdIndex(None if videos is None else videos.ids)
+    log = tables["interactions"]
+    events = read_events(log, user_index, video_index, rejects)
+    rejects.check(log.file, config.max_rejected)
     events["timestamp"], unit = to_seconds(events.get("timestamp", np.zeros(len(events["row"]), np.int64)))
-    notes["interactions"] = _note_log_columns(tables["interactions"], unit)
+    notes["interactions"] = _note_log_columns(log, unit)
+    users = Users(user_index.ids, FeatureColumns.none()) if users is None else users
+    videos = catalog_of_ids(video_index.ids) if videos is None else videos
     interactions = _arrange(events, len(users), len(videos), config)
     name = folder.resolve().name
     summary = summarize(name, videos, interactions, notes, rejects)

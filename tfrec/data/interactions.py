@@ -139,7 +139,10 @@ def repeated_events(events: Events) -> NDArray[np.bool_]:
     order = np.argsort(pair, kind="stable")
     same = pair[order[1:]] == pair[order[:-1]]
     # Few pairs meet again, so only theirs are compared in full.
-    again = np.sort(order[np.append(same, False) | np.insert(same, 0, False)])
+    meets_again = np.zeros(len(pair), bool)
+    meets_again[order[1:]] = same
+    meets_again[order[:-1]] |= same
+    again = np.flatnonzero(meets_again)
     keys = [pair[again], *(values[again] for name, values in events.items() if name not in {"row", "user", "video"})]
     order = np.lexsort(keys)
     equal = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in keys])

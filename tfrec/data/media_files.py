@@ -28,7 +28,7 @@ class _Found:
         if video_id not in self.row_of:
             self.refuse(path, "no such video_id in videos")
         elif video_id in self.paths:
-            self.refuse(path, f"second file of a video (first: {self.paths[video_id].name})")
+            self.refuse(path, "second file of a video")
         else:
             self.paths[video_id] = path
 

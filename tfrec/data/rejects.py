@@ -32,9 +32,6 @@ class RejectLog:
         self._entries: list[tuple[str, str, NDArray[np.int64], str]] = []
         self._totals: Counter[str] = Counter()
 
-    def __len__(self) -> int:
-        return sum(len(rows) for _, _, rows, _ in self._entries)
-
     def saw(self, group: str, count: int) -> None:
         """Adds `count` rows or files, good and bad, to the total that the share is taken of."""
         self._totals[group] += count

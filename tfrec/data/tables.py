@@ -213,8 +213,20 @@ def _parquet_batches(
     read = table.first_row
     with pa.parquet.ParquetFile(table.path) as file:
         for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=names):
-            yield np.arange(read, read + batch.num_rows), [_as_strings(batch.column(name)) for name in names]
+            yield (
+                np.arange(read, read + batch.num_rows),
+                [_column_as_strings(table.file, name, batch.column(name)) for name in names],
+            )
             read += batch.num_rows
+
+
+def _column_as_strings(file: str, name: str, column: pa.Array) -> pa.Array:
+    try:
+        return _as_strings(column)
+    except pa.ArrowNotImplementedError as error:
+        raise TfrecError(
+            f"{file}: column `{name}` of type {column.type} cannot be read. Leave it out with --data.ignore '[{name}]'."
+        ) from error
 
 
 def _as_strings(column: pa.Array) -> pa.Array:
