@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrec.config import DemoConfig
+from tfrec.config import DataConfig, DemoConfig
 from tfrec.data.demo.looks import look_of
 from tfrec.data.demo.media import write_mp4
 from tfrec.data.demo.oracle import oracle_scores, ranking_quality
@@ -20,10 +20,12 @@ from tfrec.data.demo.pictures import FRAMES_PER_SECOND, render
 from tfrec.data.demo.simulation import Log, simulate
 from tfrec.data.demo.sounds import synthesise
 from tfrec.data.demo.tables import DAY_SECONDS, START_SECONDS, Tables, make_tables
-from tfrec.data.demo.world import World, make_world
+from tfrec.data.demo.world import BoolArray, World, make_world
+from tfrec.data.schema import Part
+from tfrec.data.splits import split_by_time
 from tfrec.errors import TfrecError
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raise it with every change of what is generated: cached folders of another version are built anew."""
 
 Progress = Callable[[int, int], None]
@@ -85,12 +87,15 @@ def _replace(folder: Path, config: DemoConfig, marker: dict[str, Any], progress:
     shutil.rmtree(building, ignore_errors=True)
     shutil.rmtree(outdated, ignore_errors=True)
     (building / "videos").mkdir(parents=True)
-    _build(building, config, progress or (lambda done, total: None))
-    (building / _MARKER).write_text(json.dumps(marker, indent=2) + "\n")
-    if folder.exists():
-        folder.rename(outdated)
-    building.rename(folder)
-    shutil.rmtree(outdated, ignore_errors=True)
+    try:
+        _build(building, config, progress or (lambda done, total: None))
+        (building / _MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+        if folder.exists():
+            folder.rename(outdated)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _build(folder: Path, config: DemoConfig, progress: Progress) -> None:
@@ -105,10 +110,14 @@ def _build(folder: Path, config: DemoConfig, progress: Progress) -> None:
             pool.submit(_write_film, folder, world, index, bool(silent), config.seed)
             for index, silent in enumerate(tables.silent)
         ]
-        for done, film in enumerate(as_completed(films), start=1):
-            film.result()
-            progress(done, len(films))
-        oracle.result()
+        try:
+            for done, film in enumerate(as_completed(films), start=1):
+                film.result()
+                progress(done, len(films))
+            oracle.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for the whole catalogue
+            raise
 
 
 def _write_tables(folder: Path, tables: Tables) -> None:
@@ -131,14 +140,16 @@ def _write_film(folder: Path, world: World, index: int, silent: bool, seed: int)
 def _write_oracle(folder: Path, world: World, log: Log, tables: Tables, rng: np.random.Generator) -> None:
     """Writes `oracle_scores.npy` and, with its quality on the test window of the default split, `oracle.json`."""
     seconds = tables.interactions["timestamp"].to_numpy()
-    validation_start, test_start = np.quantile(seconds, [0.8, 0.9])
+    clicked = tables.interactions["click"].to_numpy() == 1
+    shares = DataConfig()
+    part = split_by_time(seconds, clicked, shares.validation_share, shares.test_share)
+    test_start = int(seconds[part == Part.TEST].min())
     scores = oracle_scores(world, log, (test_start - START_SECONDS) / DAY_SECONDS, _ORACLE_REPETITIONS, rng)
     np.save(folder / "oracle_scores.npy", scores.astype(np.float16))
-    clicked = tables.interactions["click"].to_numpy() == 1
-    train, test = (_clicks(tables, clicked & window) for window in (seconds < validation_start, seconds >= test_start))
+    train, test = (_clicks(tables, clicked & (part == wanted)) for wanted in (Part.TRAIN, Part.TEST))
     cold = ~train.any(axis=0)
     report = {
-        "test_start": float(test_start),
+        "test_start": test_start,
         "repetitions": _ORACLE_REPETITIONS,
         "all": ranking_quality(np.where(train, -np.inf, scores), test),
         "cold_start": ranking_quality(scores[:, cold], test[:, cold]) | {"candidates": int(cold.sum())},
@@ -146,7 +157,7 @@ def _write_oracle(folder: Path, world: World, log: Log, tables: Tables, rng: np.
     (folder / "oracle.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _clicks(tables: Tables, rows: np.ndarray) -> np.ndarray:
+def _clicks(tables: Tables, rows: BoolArray) -> BoolArray:
     """`[U, V]`, who clicked what among `rows` of the interactions."""
     clicks = np.zeros((len(tables.users), len(tables.videos)), dtype=bool)
     part = tables.interactions[rows]

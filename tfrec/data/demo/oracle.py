@@ -6,6 +6,8 @@ P(click): ranking by it is Bayes-optimal for expected recall, up to Monte-Carlo 
 click probability is counted rather than the drawn click (Rao-Blackwell), which needs fewer repetitions.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -68,7 +70,7 @@ def _play_window(
         mood = world.next_mood(mood, rng)
 
 
-def ranking_quality(scores: npt.NDArray[np.floating], positives: BoolArray, k: int = 20) -> dict[str, float]:
+def ranking_quality(scores: npt.NDArray[np.floating[Any]], positives: BoolArray, k: int = 20) -> dict[str, float]:
     """Recall@k and NDCG@k over the full rows of `scores`.
 
     Args:
@@ -77,9 +79,11 @@ def ranking_quality(scores: npt.NDArray[np.floating], positives: BoolArray, k: i
         k: length of the slate.
 
     Returns:
-        `recall@k`, `ndcg@k` (means over users) and `users`.
+        `recall@k`, `ndcg@k` (means over users) and `users`; `users` alone where there are none.
     """
     has_positive = positives.any(axis=1)
+    if not has_positive.any():
+        return {"users": 0}
     scores, positives = scores[has_positive], positives[has_positive]
     slate = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     hit = np.take_along_axis(positives, slate, axis=1)

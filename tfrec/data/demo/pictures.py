@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from tfrec.data.demo.looks import Look
 from tfrec.data.demo.world import FloatArray
+
+Image = npt.NDArray[np.uint8]
 
 SIZE = 128
 FRAMES_PER_SECOND = 10
@@ -17,7 +20,7 @@ _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel, so slow motion does not judder
 _COLUMNS, _ROWS = np.meshgrid(*[np.linspace(-1, 1, SIZE, dtype=np.float32)] * 2)
 
 
-def render(look: Look, sharpness: float, num_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def render(look: Look, sharpness: float, num_frames: int, rng: np.random.Generator) -> Iterator[Image]:
     """Yields `num_frames` RGB frames, uint8 `[SIZE, SIZE, 3]`.
 
     Args:
@@ -30,6 +33,7 @@ def render(look: Look, sharpness: float, num_frames: int, rng: np.random.Generat
     angle, phase = rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi)
     clouds = _clouds(look, rng)
     sizes = rng.uniform(0.26, 0.36, size=3) * (1, 0.6, 0.45)
+    grain = rng.normal(size=(2 * SIZE, 2 * SIZE, 1)).astype(np.float32)
     softness = 1 / (1 + math.exp(1.5 * sharpness))
     speed = 0.6 + 1.2 * look.motion_speed
     for index in range(num_frames):
@@ -38,7 +42,8 @@ def render(look: Look, sharpness: float, num_frames: int, rng: np.random.Generat
         canvas = np.ascontiguousarray((dark * (1 - level) + middle * level).astype(np.uint8))
         for number, size in enumerate(sizes):
             _draw_shape(canvas, look, (bright, accent)[number % 2], size, phase + 2.1 * number, speed * time)
-        yield _soften(canvas, softness, rng)
+        top, left = rng.integers(SIZE, size=2)
+        yield _soften(canvas, softness, grain[top : top + SIZE, left : left + SIZE])
 
 
 def _palette(look: Look) -> list[FloatArray]:
@@ -80,7 +85,7 @@ def _edge(wave: FloatArray) -> FloatArray:
     return np.clip(0.5 + 4 * wave, 0, 1)
 
 
-def _draw_shape(canvas: np.ndarray, look: Look, colour: FloatArray, size: float, phase: float, time: float) -> None:
+def _draw_shape(canvas: Image, look: Look, colour: FloatArray, size: float, phase: float, time: float) -> None:
     """Draws one shape with its shadow where the motion has brought it after `time`, in place."""
     x, y, scale, turn = _placement(look.motion, phase, time)
     points = _outline(look.shape) * size * scale
@@ -122,9 +127,8 @@ def _outline(shape: str) -> FloatArray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _soften(canvas: np.ndarray, softness: float, rng: np.random.Generator) -> np.ndarray:
+def _soften(canvas: Image, softness: float, grain: FloatArray) -> Image:
     """Blur, loss of contrast and grain, all by `softness` in [0, 1]."""
     blurred = cv2.GaussianBlur(canvas, (0, 0), 0.3 + 2.0 * softness)
-    grain = rng.normal(scale=1 + 7 * softness, size=(SIZE, SIZE, 1)).astype(np.float32)
     flat = 128 + (blurred - np.float32(128)) * (1 - 0.35 * softness)
-    return np.clip(flat + grain, 0, 255).astype(np.uint8)
+    return np.clip(flat + (1 + 7 * softness) * grain, 0, 255).astype(np.uint8)

@@ -8,13 +8,14 @@ Terms:
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfrec.data.demo.world import BoolArray, FloatArray, IntArray, World
 
-_MAX_IMPRESSIONS = 14
+_MAX_IMPRESSIONS = 12
 _FATIGUE = np.float32(0.4)  # what an impression without a click leaves of a video's weight
 _SECONDS_BETWEEN = 6
 
@@ -54,7 +55,7 @@ class Log:
     days: list[Impressions]
     moods: IntArray
 
-    def column(self, name: str) -> npt.NDArray[np.generic]:
+    def column(self, name: str) -> npt.NDArray[Any]:
         """One field of the impressions over all days, joined."""
         return np.concatenate([getattr(day, name) for day in self.days])
 
@@ -93,7 +94,7 @@ def show(
     weight = world.exposure_weight(user, mood, now) * allowance[user]
     order = np.full_like(weight, np.inf)
     np.divide(rng.standard_exponential(weight.shape, dtype=np.float32), weight, out=order, where=weight > 0)
-    length = np.clip(rng.poisson(6.5, size=len(user)), 2, min(_MAX_IMPRESSIONS, weight.shape[1]))
+    length = np.clip(rng.poisson(4.7, size=len(user)), 2, min(_MAX_IMPRESSIONS, weight.shape[1]))
     first = _smallest(order, min(_MAX_IMPRESSIONS, weight.shape[1]))
     possible = np.isfinite(np.take_along_axis(order, first, axis=1))
     row, position = np.nonzero((np.arange(first.shape[1]) < length[:, None]) & possible)

@@ -6,7 +6,7 @@ from tfrec.data.demo.world import FACTORS, FloatArray
 
 SAMPLE_RATE_HZ = 16_000
 _PENTATONIC = np.array([0, 2, 4, 7, 9, 12])  # semitones; no two of them clash
-_HARMONICS = np.arange(1, 13)
+_HARMONICS = np.arange(1, 13, dtype=np.float32)
 
 
 def synthesise(factors: FloatArray, seconds: float, rng: np.random.Generator) -> FloatArray:

@@ -75,8 +75,8 @@ def _video_table(videos: Videos, video_ids: npt.NDArray[np.object_], rng: np.ran
 
 def _methods(videos: Videos, rng: np.random.Generator) -> npt.NDArray[np.str_]:
     """The likelier, the better a method's bent agrees with texture, motion and sharpness."""
-    told = np.column_stack([videos.factors[:, FACTORS.index("texture")], videos.factors[:, FACTORS.index("motion")]])
-    told = np.column_stack([told, videos.sharpness])
+    bent = [FACTORS.index("texture"), FACTORS.index("motion")]
+    told = np.column_stack([videos.factors[:, bent], videos.sharpness])
     log_odds = told @ rng.normal(size=(3, len(METHODS))) + rng.gumbel(size=(len(told), len(METHODS)))
     return np.array(METHODS)[log_odds.argmax(axis=1)]
 
@@ -104,7 +104,7 @@ def _interaction_table(
     finish = click & (share > 0.7)
     like = click & (rng.random(len(liking)) < 1 / (1 + np.exp(-(1.3 * liking - 2.0))))
     watched = np.where(finish, 1.0, share) * world.videos.duration[video] * click
-    seconds = START_SECONDS + np.round(log.column("time") * DAY_SECONDS).astype(np.int64)
+    seconds = START_SECONDS + np.floor(log.column("time") * DAY_SECONDS).astype(np.int64)
     table = pd.DataFrame(
         {
             "user_id": user_ids[user],

@@ -10,6 +10,7 @@ Terms:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +29,18 @@ CHINESE_SHARE = {"CN": 0.9, "US": 0.1, "TW": 0.85, "IN": 0.05, "SG": 0.5, "DE": 
 
 _COUNTRY_SHARES = (0.3, 0.2, 0.1, 0.15, 0.07, 0.08, 0.1)
 _AGE_SHARES = (0.15, 0.3, 0.28, 0.18, 0.09)
-_INITIAL_VIDEOS = 0.2  # of the catalogue is there on the first day
+_INITIAL_VIDEOS = 0.3  # of the catalogue is there on the first day
 _LATE_USERS = 0.2  # of the users join after the first day
 _WITHIN_STYLE = 0.45  # deviation of a video from its style's centre
 
 # How much each part of taste weighs in the log-odds of a click.
-_MOOD, _PERSONAL, _COMMUNITY, _LANGUAGE, _QUALITY = 2.2, 0.9, 1.2, 0.7, 0.6
-_CLICK_BIAS = -3.6
+_MOOD, _PERSONAL, _COMMUNITY, _LANGUAGE, _QUALITY = 2.3, 0.45, 0.9, 0.7, 0.7
+_CLICK_BIAS = -3.7
 # How much the logging policy looks at each thing.
-_POLICY_MOOD, _POLICY_QUALITY, _POLICY_LANGUAGE = 1.3, 0.7, 0.6
+_POLICY_MOOD, _POLICY_QUALITY, _POLICY_LANGUAGE = 1.4, 0.7, 0.6
+_HALF_LIFE_DAYS, _NEW_DAYS, _NEW_PUSH = 40.0, 3.0, 0.8
+_MOOD_CHANGE = 0.07  # probability per day
+_LEANING_BY_AGE, _LEANING_BY_COUNTRY, _LEANING_OWN = 0.9, 0.9, 0.8
 
 
 @dataclass(frozen=True)
@@ -119,20 +123,20 @@ class World:
     def exposure_weight(self, user: IntArray, mood: IntArray, now: FloatArray) -> FloatArray:
         """Weight `[N, V]` of each video in the logging policy for `user` in `mood` at `now` (days), all `[N]`.
 
-        The policy mixes popularity, recency (half-life ten days, a push in the first three) and a crude taste match
+        The policy mixes popularity, recency and a crude taste match
         that knows the mood, but neither the lasting personal taste nor the community.
         """
         age = now[:, None] - self.videos.created
-        freshness = np.where(age < 3, 0.7, 0) - np.log(2) * age / 10
+        freshness = np.where(age < _NEW_DAYS, _NEW_PUSH, 0) - np.log(2) * age / _HALF_LIFE_DAYS
         log_weight = self.lasting_policy[user] + _POLICY_MOOD * self.mood_match[mood] + freshness
         return np.where(age >= 0, np.exp(log_weight), 0).astype(np.float32)
 
     def next_mood(self, mood: IntArray, rng: np.random.Generator) -> IntArray:
-        """Moves the moods `[U]` on by a day: about one in nine changes, along the map and the leaning."""
+        """Moves the moods `[U]` on by a day: some change, along the map and the leaning."""
         share = self.flow[mood] * self.users.leaning
         share /= share.sum(axis=1, keepdims=True)
         moved = draw_rows(share, rng)
-        return np.where(rng.random(len(mood)) < 1 / 9, moved, mood)
+        return np.where(rng.random(len(mood)) < _MOOD_CHANGE, moved, mood)
 
 
 def make_world(num_videos: int, num_users: int, num_days: int, rng: np.random.Generator) -> World:
@@ -190,9 +194,9 @@ def _make_videos(count: int, num_days: int, centres: FloatArray, rng: np.random.
 def _make_users(count: int, num_days: int, rng: np.random.Generator) -> Users:
     age = rng.choice(len(AGES), p=_AGE_SHARES, size=count)
     country = rng.choice(len(COUNTRIES), p=_COUNTRY_SHARES, size=count)
-    by_age = rng.normal(size=(len(AGES), NUM_STYLES))[age]
-    by_country = rng.normal(size=(len(COUNTRIES), NUM_STYLES))[country]
-    leaning = np.exp(by_age + by_country + rng.normal(size=(count, NUM_STYLES)))
+    by_age = _LEANING_BY_AGE * rng.normal(size=(len(AGES), NUM_STYLES))[age]
+    by_country = _LEANING_BY_COUNTRY * rng.normal(size=(len(COUNTRIES), NUM_STYLES))[country]
+    leaning = np.exp(by_age + by_country + _LEANING_OWN * rng.normal(size=(count, NUM_STYLES)))
     device_share = np.stack([0.5 - 0.06 * age, 0.3 + 0 * age, 0.15 + 0.02 * age, 0.05 + 0.04 * age], axis=1)
     chinese_share = np.array([CHINESE_SHARE[name] for name in COUNTRIES])[country]
     joined = np.where(rng.random(count) < _LATE_USERS, rng.integers(num_days, size=count), 0)
@@ -204,16 +208,16 @@ def _make_users(count: int, num_days: int, rng: np.random.Generator) -> Users:
         personal=(rng.normal(size=(count, len(FACTORS))) / np.sqrt(len(FACTORS))).astype(np.float32),
         hidden=(rng.normal(size=(count, NUM_HIDDEN)) / np.sqrt(NUM_HIDDEN)).astype(np.float32),
         chinese=np.where(rng.random(count) < chinese_share, 1, -1).astype(np.float32),
-        activity=np.clip(rng.lognormal(np.log(0.3), 0.6, size=count), 0.03, 0.95).astype(np.float32),
+        activity=np.clip(rng.lognormal(np.log(0.42), 0.6, size=count), 0.03, 0.95).astype(np.float32),
         joined=joined,
     )
 
 
-def draw_rows(share: npt.NDArray[np.floating], rng: np.random.Generator) -> IntArray:
+def draw_rows(share: npt.NDArray[np.floating[Any]], rng: np.random.Generator) -> IntArray:
     """Draws one column per row of `share` `[N, C]`, whose rows sum to 1."""
     below = rng.random(len(share))[:, None] > np.cumsum(share, axis=1)[:, :-1]
     return below.sum(axis=1)
 
 
-def _standardise(values: npt.NDArray[np.floating]) -> FloatArray:
+def _standardise(values: npt.NDArray[np.floating[Any]]) -> FloatArray:
     return ((values - values.mean()) / values.std()).astype(np.float32)
