@@ -145,6 +145,28 @@ def test_equal_scores_are_shown_in_one_order_that_is_not_that_of_the_file() -> N
     np.testing.assert_array_equal(top[:, :5], rank_catalogue(scores_from(scores), task, k=5))
 
 
+def test_ties_in_a_large_catalogue_follow_the_one_order_at_every_level_of_score() -> None:
+    num_videos, k = 5000, 30
+    events = [(user, 0, user + 1, TEST) for user in range(4)]
+    task = make_task(log(events, num_users=4, num_videos=num_videos), TEST)
+    order = rank_catalogue(scores_from(np.zeros((4, num_videos), np.float32)), task, num_videos)[0]
+    np.testing.assert_array_equal(np.sort(order), np.arange(num_videos))
+    levels = np.array([-np.inf, -2.5, -0.0, 0.0, 1e-30, 7, np.inf], np.float32)
+    generator = np.random.default_rng(0)
+    scores = np.stack(
+        [
+            generator.choice(levels, num_videos),  # hundreds of videos share the best
+            generator.choice(levels[:4], num_videos, p=[0.5, 0.499, 0.0005, 0.0005]),
+            np.where(np.arange(num_videos) < 20, levels[1], levels[0]),  # fewer than k can be shown
+            np.arange(num_videos),  # the best lie side by side
+        ]
+    ).astype(np.float32)
+    top = rank_catalogue(scores_from(scores), task, k)
+    for shown, row in zip(top, scores, strict=True):
+        best = order[np.argsort(-row[order], kind="stable")][:k]
+        np.testing.assert_array_equal(shown, np.where(row[best] > -np.inf, best, -1))
+
+
 def test_scores_that_are_nan_or_of_another_size_are_refused(task: EvaluationTask) -> None:
     with pytest.raises(ValueError, match="NaN"):
         rank_catalogue(scores_from(np.full((2, 6), np.nan, np.float32)), task, k=2)

@@ -31,7 +31,7 @@ ScoresOf = Callable[[NDArray[np.int64]], NDArray[Any]]
 BIAS_K = 20
 """Slots of a slate whose popularity bias is measured."""
 
-BATCH_BYTES = 2**26
+BATCH_BYTES = 2**25
 """Size of a batch of float32 scores."""
 
 TIE_SEED = 0
@@ -166,36 +166,65 @@ def _batches(
 
 
 class _Columns:
-    """The candidates in the order that equal scores are shown in."""
+    """The candidates, and the priority among them that orders equal scores."""
 
     def __init__(self, candidates: NDArray[np.bool_]) -> None:
-        shuffled = np.random.default_rng(TIE_SEED).permutation(len(candidates))
-        self._videos = shuffled[candidates[shuffled]].astype(np.int32)
-        self._place = np.full(len(candidates), -1)
-        self._place[self._videos] = np.arange(len(self._videos))
+        self._videos = np.flatnonzero(candidates)
+        self._column = np.full(len(candidates), -1)
+        self._column[self._videos] = np.arange(len(self._videos))
+        self._priority = np.random.default_rng(TIE_SEED).permutation(len(self._videos))
+        self._by_priority = self._videos[np.argsort(self._priority)].astype(np.int32)
 
-    def top_k(self, scores: NDArray[Any], seen: sparse.csr_matrix, k: int) -> NDArray[np.int32]:
+    def top_k(self, scores: NDArray[np.float32], seen: sparse.csr_matrix, k: int) -> NDArray[np.int32]:
         """int32 `[B, k]` row numbers of the best candidates not in `seen`, -1 where they ran out."""
         values = np.take(scores, self._videos, axis=1)
-        place, row = self._place[seen.indices], np.repeat(np.arange(len(values)), np.diff(seen.indptr))
-        values[row[place >= 0], place[place >= 0]] = -np.inf
-        best = _top_places(values, min(k, len(self._videos)))
-        top = np.where(np.take_along_axis(values, best, axis=1) > -np.inf, self._videos[best], -1)
-        return np.pad(top, ((0, 0), (0, k - top.shape[1])), constant_values=-1)
+        row, column = np.repeat(np.arange(len(values)), np.diff(seen.indptr)), self._column[seen.indices]
+        values[row[column >= 0], column[column >= 0]] = -np.inf
+        row, column = np.divmod(np.flatnonzero(values >= _bounds(values, k)), max(values.shape[1], 1))
+        best = _largest(row, _keys(values[row, column], self._priority[column]), (len(values), k))
+        return np.where(best == _NONE, -1, np.append(self._by_priority, -1)[best & _LOW_BITS])
 
 
-def _top_places(values: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """int64 `[B, k]` columns of the k largest values, in descending order; the first of equals comes first."""
-    if k == 0:
-        return np.empty((len(values), 0), np.int64)
-    last = np.partition(values, -k, axis=1)[:, -k, None]
-    chosen = values >= last
-    crowded = np.flatnonzero(chosen.sum(axis=1) > k)
-    above, equal = values[crowded] > last[crowded], values[crowded] == last[crowded]
-    chosen[crowded] = above | (equal & (equal.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)))
-    places = np.nonzero(chosen)[1].reshape(len(values), k)
-    order = np.argsort(-np.take_along_axis(values, places, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(places, order, axis=1)
+_NONE = np.iinfo(np.int64).min
+_LOW_BITS = 0x7FFFFFFF
+
+
+def _bounds(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """float32 `[B, 1]` that the k largest finite values of each row reach, and few more.
+
+    The k-th largest of the maxima of disjoint blocks is such a bound.
+    """
+    lowest = np.finfo(np.float32).min
+    num_rows, num_values = values.shape
+    num_blocks = max(4 * k, 1024)
+    if num_values < 2 * num_blocks:
+        return np.full((num_rows, 1), lowest)
+    whole = values[:, : num_values - num_values % num_blocks]
+    maxima = whole.reshape(num_rows, -1, num_blocks).max(axis=1)
+    return np.maximum(np.partition(maxima, -k, axis=1)[:, -k, None], lowest)
+
+
+def _keys(values: NDArray[np.float32], priority: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Integers in the order of the values, and of their priority where these are equal: its bits are the low ones."""
+    bits = (values + np.float32(0)).view(np.int32)  # adding 0 makes -0 the same as 0
+    ordered = bits ^ (bits >> 31 & _LOW_BITS)  # the bits of negative floats rise as the number falls
+    return ordered.astype(np.int64) << 32 | priority
+
+
+def _largest(row: NDArray[np.int64], keys: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """int64 `shape`: the largest keys of each row in descending order, `_NONE` where there are no more.
+
+    Args:
+        row: of each key, ascending.
+        keys: all different within a row.
+        shape: rows and keys per row.
+    """
+    num_rows, k = shape
+    counts = np.bincount(row, minlength=num_rows)
+    first = np.cumsum(counts) - counts
+    table = np.full((num_rows, max(k, counts.max(initial=0))), _NONE)
+    table[row, np.arange(len(row)) - first[row]] = keys
+    return np.sort(table, axis=1)[:, ::-1][:, :k]
 
 
 def evaluate(
