@@ -67,9 +67,8 @@ def peak_bytes() -> int:
 
 
 def report(what: str, count: int, seconds: float) -> None:
-    print(
-        f"{what}: {count:,} in {seconds:.1f} s, {count / seconds:,.0f} per second, peak {peak_bytes() / 2**30:.2f} GiB"
-    )
+    peak = f"{peak_bytes() / 2**30:.2f} GiB"
+    print(f"{what}: {count:,} in {seconds:.1f} s, {count / seconds:,.0f} per second, peak {peak}", flush=True)
 
 
 def main() -> None:
@@ -98,7 +97,12 @@ def load_and_iterate(folder: Path) -> None:
     report("rows loaded", len(dataset.interactions), time.perf_counter() - start)
     start = time.perf_counter()
     batches = RetrievalBatches(
-        dataset.interactions, history_length=50, batch_size=1024, num_uniform_negatives=1024, seed=1
+        dataset.interactions,
+        history_length=50,
+        batch_size=1024,
+        num_uniform_negatives=1024,
+        max_examples_per_user=0,
+        seed=1,
     )
     num_examples = sum(int(batch["video"].shape[0]) for batch in batches.epoch(0))
     report("training examples batched", num_examples, time.perf_counter() - start)

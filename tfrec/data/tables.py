@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from tfrec.data.counting_stream import CountingStream
 from tfrec.data.rejects import RejectLog
 from tfrec.errors import TfrecError
 
@@ -143,39 +144,6 @@ def _readable(path: Path) -> Iterator[None]:
         raise TfrecError(f"{path.name} cannot be read: {error}.{hint} Write the file again.") from error
 
 
-class _CountingStream:
-    """The bytes of a CSV file; counts lines and quotes, to notice a quote that is never closed."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.name
-        self._stream = pa.input_stream(path, compression="gzip" if path.suffix == ".gz" else None)
-        self._lines, self._quotes = 0, 0
-
-    @property
-    def closed(self) -> bool:
-        """Whether the file is closed."""
-        return bool(self._stream.closed)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._stream.close()
-
-    def read(self, size: int = -1) -> bytes:
-        """The next `size` bytes."""
-        data: bytes = self._stream.read(size)
-        self._lines += data.count(b"\n")
-        self._quotes += data.count(b'"')
-        return data
-
-    def check_quotes(self, num_records: int) -> None:
-        """Raises `TfrecError` if an open quote has swallowed lines, so that there are fewer records (with header)."""
-        if self._quotes % 2 and self._lines > num_records:
-            raise TfrecError(
-                f'{self._file}: a quote (") is opened and never closed, {self._lines:,} lines became {num_records:,} '
-                f'records. Close it, or write it twice ("") inside a quoted value.'
-            )
-
-
 def _csv_batches(
     table: Table, names: list[str], rejects: RejectLog
 ) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
@@ -185,7 +153,7 @@ def _csv_batches(
         broken.append(row.number)
         return "skip"
 
-    stream = _CountingStream(table.path)
+    stream = CountingStream(table.path)
     with (
         closing(stream),
         pa.csv.open_csv(
