@@ -6,6 +6,6 @@ of them, so it pays to fuse media, and a part of taste is shown by none. Since t
 holds the best reachable ranking of the test window (`oracle_scores.npy`, `oracle.json`).
 """
 
-from tfrec.data.demo.build import GENERATOR_VERSION, ensure_demo
+from tfrec.data.demo.build import GENERATOR_VERSION, ensure_demo, truth
 
-__all__ = ["GENERATOR_VERSION", "ensure_demo"]
+__all__ = ["GENERATOR_VERSION", "ensure_demo", "truth"]

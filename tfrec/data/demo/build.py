@@ -25,14 +25,14 @@ from tfrec.data.schema import Part
 from tfrec.data.splits import split_by_time
 from tfrec.errors import TfrecError
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raise it with every change of what is generated: cached folders of another version are built anew."""
 
 Progress = Callable[[int, int], None]
 
 _MARKER = "demo.json"
 _WORKERS = 2
-_ORACLE_REPETITIONS = 200
+_ORACLE_REPETITIONS = 150
 
 
 def ensure_demo(folder: Path, config: DemoConfig, progress: Progress | None = None) -> Path:
@@ -98,9 +98,14 @@ def _replace(folder: Path, config: DemoConfig, marker: dict[str, Any], progress:
         shutil.rmtree(outdated, ignore_errors=True)
 
 
+def truth(config: DemoConfig) -> World:
+    """The world behind the demo dataset of `config`."""
+    return make_world(config.num_videos, config.num_users, config.num_days, np.random.default_rng([config.seed, 0]))
+
+
 def _build(folder: Path, config: DemoConfig, progress: Progress) -> None:
-    world_rng, log_rng, table_rng, oracle_rng = (np.random.default_rng([config.seed, part]) for part in range(4))
-    world = make_world(config.num_videos, config.num_users, config.num_days, world_rng)
+    log_rng, table_rng, oracle_rng = (np.random.default_rng([config.seed, part]) for part in range(1, 4))
+    world = truth(config)
     log = simulate(world, config.num_days, log_rng)
     tables = make_tables(world, log, table_rng)
     _write_tables(folder, tables)

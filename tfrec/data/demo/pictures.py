@@ -14,7 +14,7 @@ from tfrec.data.demo.world import FloatArray
 Image = npt.NDArray[np.uint8]
 
 SIZE = 128
-FRAMES_PER_SECOND = 10
+FRAMES_PER_SECOND = 8
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel, so slow motion does not judder
 
 _COLUMNS, _ROWS = np.meshgrid(*[np.linspace(-1, 1, SIZE, dtype=np.float32)] * 2)
@@ -33,7 +33,7 @@ def render(look: Look, sharpness: float, num_frames: int, rng: np.random.Generat
     angle, phase = rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi)
     clouds = _clouds(look, rng)
     sizes = rng.uniform(0.26, 0.36, size=3) * (1, 0.6, 0.45)
-    grain = rng.normal(size=(2 * SIZE, 2 * SIZE, 1)).astype(np.float32)
+    grain = np.repeat(rng.normal(128, 20, size=(2 * SIZE, 2 * SIZE, 1)).astype(np.uint8), 3, axis=2)
     softness = 1 / (1 + math.exp(1.5 * sharpness))
     speed = 0.6 + 1.2 * look.motion_speed
     for index in range(num_frames):
@@ -127,8 +127,8 @@ def _outline(shape: str) -> FloatArray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _soften(canvas: Image, softness: float, grain: FloatArray) -> Image:
-    """Blur, loss of contrast and grain, all by `softness` in [0, 1]."""
+def _soften(canvas: Image, softness: float, grain: Image) -> Image:
+    """Blur, loss of contrast and grain (`grain` has mean 128, deviation 20), all by `softness` in [0, 1]."""
     blurred = cv2.GaussianBlur(canvas, (0, 0), 0.3 + 2.0 * softness)
-    flat = 128 + (blurred - np.float32(128)) * (1 - 0.35 * softness)
-    return np.clip(flat + (1 + 7 * softness) * grain, 0, 255).astype(np.uint8)
+    contrast, amount = 1 - 0.35 * softness, 0.05 + 0.35 * softness
+    return cv2.addWeighted(blurred, contrast, grain, amount, 128 * (1 - contrast - amount))

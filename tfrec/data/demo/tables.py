@@ -64,7 +64,7 @@ def _video_table(videos: Videos, video_ids: npt.NDArray[np.object_], rng: np.ran
             "video_id": video_ids,
             "title": np.where(untitled, "", [text.title for text in written]),
             "tags": [text.tags for text in written],
-            "duration": videos.duration.round(1),
+            "duration": videos.duration,
             "created_at": created,
             "generate_method": np.where(bare, "", _methods(videos, rng)),
             "prompt": np.where(bare, "", [text.prompt for text in written]),

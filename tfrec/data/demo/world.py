@@ -187,7 +187,7 @@ def _make_videos(count: int, num_days: int, centres: FloatArray, rng: np.random.
         sharpness=sharpness.astype(np.float32),
         chinese=rng.random(count) < 0.4,
         created=np.sort(created).astype(np.float32),
-        duration=rng.integers(20, 31, size=count).astype(np.float32) / 10,
+        duration=rng.integers(8, 13, size=count).astype(np.float32) / 4,
     )
 
 
