@@ -195,6 +195,7 @@ class QueryConfig:
         history_length: most recent events used.
         num_heads: attention heads.
         half_life_days: half-life of an event's weight, for `decay`; learned from this start.
+        user_ids: whether known users have an embedding of their own beside their history.
         event_kinds: whether click, finish and like embed differently (the served signature carries no kinds).
         user_id_dropout: share of training queries that see no user id, so that unknown users work.
     """
@@ -203,8 +204,9 @@ class QueryConfig:
     history_length: int = 50
     num_heads: int = 2
     half_life_days: float = 7.0
+    user_ids: bool = True
     event_kinds: bool = False
-    user_id_dropout: float = 0.2
+    user_id_dropout: float = 0.5
 
     def __post_init__(self) -> None:
         _require_positive(self, "history_length", "num_heads", "half_life_days")
@@ -247,6 +249,7 @@ class RetrievalConfig:
         learning_rate: peak learning rate of Adam.
         weight_decay: L2 penalty on the embedding tables.
         batch_size: positives per step.
+        max_examples_per_user: positives that an epoch takes from one user; 0 takes all.
         epochs: most epochs.
         patience: epochs without a better validation recall before training stops.
         steps_per_execution: steps per call into the graph.
@@ -262,6 +265,7 @@ class RetrievalConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     batch_size: int = 1024
+    max_examples_per_user: int = 0
     epochs: int = 30
     patience: int = 4
     steps_per_execution: int = 16
@@ -278,7 +282,8 @@ class RetrievalConfig:
             "steps_per_execution",
         )
         _require_share(self, "dropout")
-        _require(self.num_uniform_negatives >= 0, "num_uniform_negatives", self.num_uniform_negatives, "0 or more")
+        for name in ("num_uniform_negatives", "max_examples_per_user"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True)
@@ -323,12 +328,12 @@ class ColdStartConfig:
 
     Args:
         enabled: without it cold videos are embedded by the candidate tower, their id unknown.
-        latent_dim: width of the latent.
         hidden_units: width of encoder and decoder.
         kl_weight: weight of the KL term after annealing.
         annealing_epochs: epochs over which the KL weight rises from 0.
         reconstruction_weight: weight of the content reconstruction.
         alignment_weight: weight of the distance to the collaborative embedding.
+        generation_share: share of the videos that training shows by their generation metadata alone, as before rendering.
         dropout: input dropout.
         learning_rate: learning rate of Adam.
         batch_size: positives per step.
@@ -337,12 +342,12 @@ class ColdStartConfig:
     """
 
     enabled: bool = True
-    latent_dim: int = 64
     hidden_units: int = 256
     kl_weight: float = 1e-3
     annealing_epochs: int = 5
     reconstruction_weight: float = 0.1
     alignment_weight: float = 0.1
+    generation_share: float = 0.1
     dropout: float = 0.1
     learning_rate: float = 1e-3
     batch_size: int = 1024
@@ -352,7 +357,6 @@ class ColdStartConfig:
     def __post_init__(self) -> None:
         _require_positive(
             self,
-            "latent_dim",
             "hidden_units",
             "annealing_epochs",
             "learning_rate",
@@ -360,7 +364,7 @@ class ColdStartConfig:
             "epochs",
             "patience",
         )
-        _require_share(self, "dropout")
+        _require_share(self, "dropout", "generation_share")
 
 
 @dataclass(frozen=True)

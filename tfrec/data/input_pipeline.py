@@ -11,7 +11,7 @@ history is the rest of what the user watched (leave one out).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,12 +29,14 @@ class Query(NamedTuple):
 
     Args:
         user: int32 `[B]` row numbers, -1 unknown.
+        timestamp: int64 `[B]` Unix seconds of the request, 0 unknown.
         history: int32 `[B, T]` row numbers of watched videos, oldest first, -1 padding at the end.
         history_kind: int32 `[B, T]` bits of `LABELS`, 0 for padding.
         history_age: float32 `[B, T]` days from the event to the request, 0 where times are unknown.
     """
 
     user: tf.Tensor
+    timestamp: tf.Tensor
     history: tf.Tensor
     history_kind: tf.Tensor
     history_age: tf.Tensor
@@ -127,6 +129,7 @@ class HistoryLog:
             age = days_between(tf.gather(self.timestamp, position), now[:, None])
         return Query(
             user=user,
+            timestamp=now,
             history=tf.where(present, history, -1),
             history_kind=tf.where(present, kind, 0),
             history_age=tf.where(present, age, 0.0),
@@ -148,13 +151,14 @@ def days_between(timestamp: tf.Tensor, now: tf.Tensor) -> tf.Tensor:
 class RetrievalBatches:
     """Training batches of the retrieval model.
 
-    Each example is the first time a user watched a video; each batch has its own uniform negatives from the warm videos.
+    Each example is the first time a user watched a video. Each batch has its own uniform negatives from the warm videos.
 
     Args:
         interactions: the log.
         history_length: events in a query.
         batch_size: examples per batch; the last batch of an epoch is filled up from its start.
         num_uniform_negatives: negatives per batch; the whole of the warm catalogue where it is not larger.
+        max_examples_per_user: examples that an epoch takes from one user, other ones each epoch; 0 takes all.
         seed: of the permutations and draws.
         max_positives: other positives of the user that are masked, those nearest in time.
     """
@@ -163,18 +167,27 @@ class RetrievalBatches:
     history_length: int
     batch_size: int
     num_uniform_negatives: int
+    max_examples_per_user: int
     seed: int
     max_positives: int = 256
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
-        """int64 `[num_examples]`: numbers of the events that are learned from, ascending."""
+        """int64 `[num_targets]`: numbers of the events that can be learned from, ascending."""
         rows = self.interactions.rows(Part.TRAIN)
         if not len(rows):
             raise TfrecError(
                 "No positive training interactions: there is nothing to learn from. Check `split` and `click`."
             )
         return rows[first_watches(self.interactions, rows)]
+
+    @cached_property
+    def _targets_per_user(self) -> NDArray[np.int64]:
+        return np.bincount(self.interactions.user[self.targets], minlength=self.interactions.num_users)
+
+    @cached_property
+    def _examples_per_user(self) -> NDArray[np.int64]:
+        return np.minimum(self._targets_per_user, self.max_examples_per_user or len(self.targets))
 
     @cached_property
     def warm_videos(self) -> NDArray[np.int32]:
@@ -187,51 +200,70 @@ class RetrievalBatches:
         return self.num_uniform_negatives < len(self.warm_videos)
 
     @property
+    def num_examples(self) -> int:
+        """Examples per epoch."""
+        return int(self._examples_per_user.sum())
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch."""
-        return -(-len(self.targets) // self.batch_size)
+        return -(-self.num_examples // self.batch_size)
 
     def epoch(self, epoch: int) -> tf.data.Dataset:
-        """Batches of one epoch, counted from 0: dicts of `query` (Query), `video` [B], `positives` [B, P], `negatives` [U]."""
+        """Batches of one epoch, counted from 0.
+
+        Returns:
+            Dicts of `query` (Query), `video` int32 `[B]`, `positives` int32 `[B, max_positives]` and `negatives` int32 `[U]`.
+        """
         first = epoch * self.steps_per_epoch
         steps = tf.data.Dataset.range(first, first + self.steps_per_epoch)
-        return steps.map(self._batch_function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
-            tf.data.AUTOTUNE
-        )
+        batches = steps.map(self._batch_function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.prefetch(tf.data.AUTOTUNE)
 
     @cached_property
     def _batch_function(self) -> Any:
         log = HistoryLog.of(self.interactions, (Part.TRAIN,), self.history_length)
-        user = tf.constant(self.interactions.user[self.targets], tf.int32)
         position = tf.constant(np.searchsorted(log.rows, self.targets))
-        warm = tf.constant(self.warm_videos)
-        num_examples, steps_per_epoch = len(self.targets), self.steps_per_epoch
+        examples, targets = self._examples_per_user, self._targets_per_user
+        example_ends = tf.constant(np.cumsum(examples))
+        first_example, first_target = (tf.constant(np.cumsum(counts) - counts) for counts in (examples, targets))
+        num_targets, warm = tf.constant(targets), tf.constant(self.warm_videos)
+        num_examples, steps_per_epoch = self.num_examples, self.steps_per_epoch
 
         def batch(step: tf.Tensor) -> dict[str, Any]:
-            epoch = tf.cast(step // steps_per_epoch, tf.uint32)
-            index = (
+            epoch = step // steps_per_epoch
+            example = (
                 (step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
             ) % num_examples
-            permutation = tf.stack([tf.constant(self.seed, tf.uint32), epoch])
-            index = tf.random.experimental.index_shuffle(index, permutation, tf.constant(num_examples - 1, tf.int64))
-            users, event = tf.gather(user, index), tf.gather(position, index)
+            example = _shuffled(
+                example, tf.stack([self.seed + tf.zeros_like(epoch), epoch, tf.zeros_like(epoch)]), num_examples
+            )
+            user = tf.searchsorted(example_ends, example, side="right", out_type=tf.int64)
+            # The examples of a user are the first ones of a permutation of their own, another each epoch.
+            seeds = tf.stack(
+                [tf.fill(tf.shape(user), self.seed + tf.zeros_like(epoch)), tf.fill(tf.shape(user), epoch), user + 1],
+                axis=1,
+            )
+            choice = _shuffled(example - tf.gather(first_example, user), seeds, tf.gather(num_targets, user))
+            event = tf.gather(position, tf.gather(first_target, user) + choice)
+            user = tf.cast(user, tf.int32)
             draw = tf.stack([tf.constant(self.seed, tf.int64), step])
             if log.has_time:
-                query = log.before(users, event, tf.gather(log.timestamp, event))
+                query = log.before(user, event, tf.gather(log.timestamp, event))
             else:
-                query = log.around(users, event, tf.random.stateless_uniform([self.batch_size], draw))
+                query = log.around(user, event, tf.random.stateless_uniform([self.batch_size], draw))
             return {
                 "query": query,
                 "video": tf.gather(log.video, event),
-                "positives": self._positives(log, users, event),
+                "positives": self._positives(log, user, event),
                 "negatives": self._negatives(warm, draw),
             }
 
         return batch
 
-    def _positives(self, log: HistoryLog, users: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
+    def _positives(self, log: HistoryLog, user: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
         """int32 `[B, max_positives]`: what the user watched around the event, -1 padding."""
-        start, end = tf.gather(log.offsets, users), tf.gather(log.offsets, users + 1)
+        start, end = tf.gather(log.offsets, user), tf.gather(log.offsets, user + 1)
         first = tf.maximum(tf.minimum(event - self.max_positives // 2, end - self.max_positives), start)
         position = first[:, None] + tf.range(self.max_positives, dtype=tf.int64)
         present = position < end[:, None]
@@ -240,10 +272,127 @@ class RetrievalBatches:
     def _negatives(self, warm: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
         if not self.samples_catalogue:
             return warm
+        seed = draw + tf.constant([1 << 32, 0], tf.int64)
         picks = tf.random.stateless_uniform(
-            [self.num_uniform_negatives],
-            draw + tf.constant([1 << 32, 0], tf.int64),
-            maxval=len(self.warm_videos),
-            dtype=tf.int32,
+            [self.num_uniform_negatives], seed, maxval=len(self.warm_videos), dtype=tf.int32
         )
         return tf.gather(warm, picks)
+
+
+@dataclass(frozen=True)
+class RankingBatches:
+    """Logged events with their labels, for training and measuring the ranking model.
+
+    Where the log holds only clicks, each event comes with negatives drawn uniformly from the warm videos.
+
+    Args:
+        interactions: the log.
+        part: whose events are taken.
+        known: parts whose positives may serve as history.
+        history_length: events in a query.
+        batch_size: events per batch.
+        num_negatives: drawn per event, where the log has none.
+        seed: of the permutations and draws.
+    """
+
+    interactions: Interactions
+    part: Part
+    known: tuple[Part, ...]
+    history_length: int
+    batch_size: int
+    num_negatives: int
+    seed: int
+
+    @cached_property
+    def events(self) -> NDArray[np.int64]:
+        """int64 `[num_events]`: numbers of the events taken."""
+        return np.flatnonzero(self.interactions.part == self.part)
+
+    @cached_property
+    def negatives_per_event(self) -> int:
+        """`num_negatives` where the training log has no negatives of its own, else 0."""
+        logged = self.interactions.positive[self.interactions.part == Part.TRAIN]
+        return self.num_negatives if logged.all() else 0
+
+    def epoch(self, epoch: int) -> tf.data.Dataset:
+        """Shuffled batches of one epoch; see `in_order`."""
+        return self._batches(epoch, -(-len(self.events) // self.batch_size), shuffle=True)
+
+    def in_order(self) -> tf.data.Dataset:
+        """Every event once, in the order of the log; the last batch is filled up from the start.
+
+        Returns:
+            Dicts of `query` (Query), `candidates` int32 `[B, 1 + N]`, the event's video first, and `labels`: float32
+            `[B, 1 + N]` by name, -1 where unknown.
+        """
+        return self._batches(0, -(-len(self.events) // self.batch_size), shuffle=False)
+
+    def _batches(self, epoch: int, num_steps: int, shuffle: bool) -> tf.data.Dataset:
+        make = partial(self._batch_function, shuffle=shuffle)
+        steps = tf.data.Dataset.range(epoch * num_steps, (epoch + 1) * num_steps)
+        return steps.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    @cached_property
+    def _tables(self) -> dict[str, Any]:
+        log = HistoryLog.of(self.interactions, self.known, self.history_length)
+        labels = {name: values[self.events] for name, values in self.interactions.labels.items()}
+        return {
+            "log": log,
+            "user": tf.constant(self.interactions.user[self.events], tf.int32),
+            "video": tf.constant(self.interactions.video[self.events], tf.int32),
+            "timestamp": tf.constant(self.interactions.timestamp[self.events], tf.int64),
+            "position": tf.constant(np.searchsorted(log.rows, self.events), tf.int64),
+            "labels": {name: tf.constant(values, tf.float32) for name, values in labels.items()}
+            or {"click": tf.ones(len(self.events))},
+            "warm": tf.constant(np.flatnonzero(self.interactions.train_counts), tf.int32),
+        }
+
+    def _batch_function(self, step: tf.Tensor, shuffle: bool) -> dict[str, Any]:
+        tables, num_events = self._tables, len(self.events)
+        steps_per_epoch = -(-num_events // self.batch_size)
+        epoch = step // steps_per_epoch
+        event = ((step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)) % num_events
+        if shuffle:
+            event = _shuffled(
+                event, tf.stack([self.seed + tf.zeros_like(epoch), epoch, tf.ones_like(epoch)]), num_events
+            )
+        draw = tf.stack([tf.constant(self.seed, tf.int64), step])
+        query = self._query(event, tf.random.stateless_uniform([self.batch_size], draw))
+        shape = [self.batch_size, self.negatives_per_event]
+        picks = tf.random.stateless_uniform(shape, draw, maxval=tf.size(tables["warm"]), dtype=tf.int32)
+        negatives = tf.gather(tables["warm"], picks)
+        labels = {}
+        for name, values in tables["labels"].items():
+            unknown = tf.fill(shape, -1.0)
+            # A drawn negative that the user is known to have watched is none.
+            clean = tf.reduce_all(negatives[:, :, None] != query.history[:, None, :], axis=2)
+            negative = tf.where(clean, 0.0, unknown) if name == "click" else unknown
+            labels[name] = tf.concat([tf.gather(values, event)[:, None], negative], axis=1)
+        candidates = tf.concat([tf.gather(tables["video"], event)[:, None], negatives], axis=1)
+        return {"query": query, "candidates": candidates, "labels": labels}
+
+    def _query(self, event: tf.Tensor, shift: tf.Tensor) -> Query:
+        tables, log = self._tables, self._tables["log"]
+        user, position = tf.gather(tables["user"], event), tf.gather(tables["position"], event)
+        now = tf.gather(tables["timestamp"], event)
+        if log.has_time:
+            return log.before(user, position, now)
+        if self.part in self.known:
+            # An event that is no history itself leaves some other one out: all histories miss one.
+            last = tf.gather(log.offsets, user + 1) - 1
+            return log.around(user, tf.minimum(position, last), shift)
+        return log.latest(user, now)
+
+
+def _shuffled(index: tf.Tensor, seed: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Where each index goes in the pseudo-random permutation that its seed chooses.
+
+    Args:
+        index: int64 `[B]`.
+        seed: integer `[3]`, or `[B, 3]` for permutations of their own.
+        size: of the permutation, scalar or `[B]`.
+    """
+    # Not tf.random.experimental.index_shuffle, which pads a matrix of seeds wrongly.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=index, seed=tf.cast(seed, tf.uint32), max_index=tf.cast(size, tf.int64) - 1, rounds=4
+    )

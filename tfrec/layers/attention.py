@@ -31,12 +31,12 @@ class TimeEncoding(tf.keras.layers.Layer):
 class TimeAwareAttention(tf.keras.layers.Layer):
     """Pools a history with weights from a softmax over a score of event and time (`DESIGN` formula of the articles).
 
-    Each head scores every event by a small network over the event's embedding, its age and its rank from the end, and takes
-    the weighted sum of the events; the heads are joined by a linear map.
+    Each head has its share of the dimensions: it scores every event by a small network over the event's embedding, its age
+    and its rank from the end, and takes the weighted mean of its dimensions. So the result lies in the space of the events.
 
     Args:
         units: width of events and of the result.
-        num_heads: independent sets of weights.
+        num_heads: sets of weights; divides `units`.
         length: longest history.
     """
 
@@ -47,7 +47,6 @@ class TimeAwareAttention(tf.keras.layers.Layer):
         self.time = TimeEncoding(units)
         self.rank = tf.keras.layers.Embedding(length + 1, units, embeddings_initializer="zeros")
         self.score = tf.keras.layers.Dense(num_heads, use_bias=False)
-        self.join = tf.keras.layers.Dense(units, use_bias=False)
 
     def call(self, events: tf.Tensor, mask: tf.Tensor, age: tf.Tensor, ordered: bool) -> tf.Tensor:
         """Pools the history.
@@ -66,5 +65,5 @@ class TimeAwareAttention(tf.keras.layers.Layer):
             remaining = tf.reverse(tf.cumsum(tf.reverse(tf.cast(mask, tf.int32), [1]), axis=1), [1])
             hidden += self.time(age) + self.rank(remaining)
         weights = masked_softmax(self.score(tf.nn.tanh(hidden)), mask[:, :, None])
-        heads = tf.einsum("bth,btd->bhd", weights, events)
-        return self.join(tf.reshape(heads, [-1, self.num_heads * events.shape[-1]]))
+        heads = tf.reshape(events, [*tf.unstack(tf.shape(events)[:2]), self.num_heads, -1])
+        return tf.reshape(tf.einsum("bth,bthd->bhd", weights, heads), [-1, events.shape[-1]])

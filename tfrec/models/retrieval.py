@@ -35,7 +35,12 @@ class RetrievalModel(tfrs.Model):
         self.config = config
         self.num_videos = len(dataset.videos)
         self.candidate_tower = CandidateTower(
-            config.candidate, config.embedding_dim, self.num_videos, content, dataset.videos.columns, config.dropout
+            config.candidate,
+            config.embedding_dim,
+            dataset.interactions.train_counts,
+            content,
+            dataset.videos.columns,
+            config.dropout,
         )
         self.query_tower = QueryTower(
             config.query,
@@ -58,26 +63,42 @@ class RetrievalModel(tfrs.Model):
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Mean cross-entropy of the targets of one batch of `RetrievalBatches`."""
         query: Query = inputs["query"]
-        candidates, targets = tf.unique(tf.concat([inputs["video"], inputs["negatives"]], axis=0))
-        targets = targets[: tf.size(inputs["video"])]
+        candidates, targets = batch_candidates(inputs)
         # Videos of the histories are embedded in the same pass, each once.
         videos, places = tf.unique(tf.concat([candidates, tf.reshape(query.history, [-1])], axis=0))
         embeddings = self.candidate_tower(tf.maximum(videos, 0), training=training)
         num_candidates = tf.size(candidates)
         events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(query.history)))
-        logits = self._logits(self.query_tower(query, events, training=training), embeddings[:num_candidates])
-        if self.log_q is not None:
-            logits -= tf.gather(self.log_q, candidates)
-        logits = mask_positives(logits, candidates, inputs["positives"], targets, self.num_videos)
-        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        queries = self.query_tower(query, events, training=training)
+        loss = self.softmax_loss(queries, embeddings[:num_candidates], candidates, targets, inputs["positives"])
         return loss + self.config.weight_decay * self._table_norm()
 
-    def _logits(self, queries: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(queries, candidates, transpose_b=True) / self.config.temperature
+    def softmax_loss(
+        self,
+        queries: tf.Tensor,
+        embeddings: tf.Tensor,
+        candidates: tf.Tensor,
+        targets: tf.Tensor,
+        positives: tf.Tensor,
+    ) -> tf.Tensor:
+        """Mean cross-entropy of the targets among the candidates, corrected and masked.
+
+        Args:
+            queries: float32 `[B, D]`.
+            embeddings: float32 `[C, D]` of the candidates.
+            candidates: int32 `[C]`, distinct row numbers.
+            targets: int32 `[B]`, places in `candidates`.
+            positives: int32 `[B, P]`, what each user watched, -1 padding.
+        """
+        logits = tf.matmul(queries, embeddings, transpose_b=True) / self.config.temperature
+        if self.log_q is not None:
+            logits -= tf.gather(self.log_q, candidates)
+        logits = mask_positives(logits, candidates, positives, targets, self.num_videos)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
     def _table_norm(self) -> tf.Tensor:
         tables = (self.candidate_tower.ids, self.query_tower.ids)
-        return tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables])
+        return tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables if table is not None])
 
     def embed_catalogue(self, batch_size: int = 4096) -> NDArray[np.float32]:
         """float32 `[num_videos, embedding_dim]`: the candidate embedding of every video."""
@@ -98,3 +119,9 @@ class RetrievalModel(tfrs.Model):
         """
         events = tf.gather(video_embeddings, tf.maximum(query.history, 0))
         return self.query_tower(query, events)
+
+
+def batch_candidates(inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The distinct candidates of a batch of `RetrievalBatches`, int32 `[C]`, and the places of its targets, int32 `[B]`."""
+    candidates, places = tf.unique(tf.concat([inputs["video"], inputs["negatives"]], axis=0))
+    return candidates, places[: tf.size(inputs["video"])]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tfrec.config import CandidateConfig
 from tfrec.data.schema import FeatureColumns
@@ -12,16 +16,22 @@ from tfrec.layers.dropout import RandomMask
 from tfrec.towers.fusion import ContentTower
 
 
+def _near_zero() -> tf.keras.initializers.Initializer:
+    """Embeddings start so small that the popularity ranking comes first."""
+    return tf.keras.initializers.RandomNormal(stddev=0.01)
+
+
 class CandidateTower(tf.keras.layers.Layer):
     """Embeds videos by id, content and side columns, summed.
 
     The last dimension of an embedding is the video's own appeal: the query tower holds a constant there, so that the inner
-    product of the two is a personal score plus a bias, and one index serves both.
+    product of the two is a personal score plus a bias, and one index serves both. It starts at the logarithm of the video's
+    frequency, so that training begins at the popularity ranking.
 
     Args:
         config: of the tower.
         embedding_dim: width of the output.
-        num_videos: size of the catalogue.
+        train_counts: int `[num_videos]`, training events per video.
         content: its content features.
         columns: its side columns.
         dropout: inside the content towers.
@@ -31,33 +41,51 @@ class CandidateTower(tf.keras.layers.Layer):
         self,
         config: CandidateConfig,
         embedding_dim: int,
-        num_videos: int,
+        train_counts: NDArray[np.int64],
         content: ContentFeatures,
         columns: FeatureColumns,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.ids = tf.keras.layers.Embedding(
-            num_videos, embedding_dim, embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=0.05)
+        self.ids = tf.keras.layers.Embedding(len(train_counts), embedding_dim - 1, embeddings_initializer=_near_zero())
+        appeal = np.log1p(train_counts) - np.log1p(train_counts).mean()
+        self.appeal = tf.keras.layers.Embedding(
+            len(train_counts), 1, embeddings_initializer=tf.constant_initializer(appeal)
         )
         self.show_id = RandomMask(config.id_dropout)
         self.content = None
         if config.use_content and content:
             self.content = ContentTower(content, config.adapter_units, dropout, config.modality_dropout)
-            self.from_content = tf.keras.layers.Dense(embedding_dim)
+            self.from_content = tf.keras.layers.Dense(embedding_dim, kernel_initializer=_near_zero())
         self.columns = ColumnEmbedding(columns) if config.use_content and columns.names else None
-        self.from_columns = tf.keras.layers.Dense(embedding_dim, use_bias=False)
+        self.from_columns = tf.keras.layers.Dense(embedding_dim, use_bias=False, kernel_initializer=_near_zero())
 
     def call(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From int32 `[B]` row numbers to float32 `[B, embedding_dim]`."""
         shown = self.show_id(tf.stack([tf.size(videos), 1]), training=training)
-        return self.ids(videos) * shown + self.embed_content(videos, training=training)
+        by_id = tf.concat([self.ids(videos), self.appeal(videos)], axis=1)
+        return by_id * shown + self.embed_content(videos, training=training)
 
     def embed_content(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The part of the embedding that does not come from the id: float32 `[B, embedding_dim]`, or 0 without content."""
-        total = tf.zeros([tf.size(videos), self.ids.output_dim])
+        """The part of the embedding that does not come from the id: float32 `[B, embedding_dim]`, 0 without content."""
+        if self.content is None:
+            return self.embed_features({}, {}, videos, training=training)
+        return self.embed_features(*self.content.features(videos), videos, training=training)
+
+    def embed_features(
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """The same from features, for videos that are in no catalogue yet.
+
+        Args:
+            values: content features by modality, as `ContentTower.embed` takes them.
+            lengths: int32 `[B]` by modality, 0 = missing.
+            rows: int32 `[B]` whose side columns count, -1 for none.
+            training: whether dropout is on.
+        """
+        total = tf.zeros([tf.size(rows), self.ids.output_dim + 1])
         if self.content is not None:
-            total += self.from_content(self.content(videos, training=training))
+            total += self.from_content(self.content.embed(values, lengths, training=training))
         if self.columns is not None:
-            total += self.from_columns(self.columns(videos))
+            total += self.from_columns(self.columns(rows))
         return total

@@ -38,9 +38,13 @@ class ContentTower(tf.keras.layers.Layer):
 
     def call(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From int32 `[B]` row numbers to `[B, units]`, zeros for a video without any modality."""
+        return self.embed(*self.features(videos), training=training)
+
+    def features(self, videos: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """Values and lengths by modality, as `embed` takes them, of int32 `[B]` row numbers."""
         values = {name: tf.gather(table, videos) for name, table in self.values.items()}
         lengths = {name: tf.gather(table, videos) for name, table in self.lengths.items()}
-        return self.embed(values, lengths, training=training)
+        return values, lengths
 
     def embed(
         self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], training: bool = False

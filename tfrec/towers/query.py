@@ -37,12 +37,13 @@ class HistoryEncoder(tf.keras.layers.Layer):
 
     def call(self, events: tf.Tensor, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
         """From `[B, T, units]`, bool `[B, T]` and days `[B, T]` to `[B, units]`; zeros for an empty history."""
+        # A mean of n events, times the root of n: what is known of a user grows with the evidence.
+        evidence = tf.sqrt(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
         if self.kind == "attention":
-            return self.attention(events, mask, age, self.ordered)
+            return self.attention(events, mask, age, self.ordered) * evidence
         if self.kind == "gru":
-            some = tf.cast(tf.reduce_any(mask, axis=1, keepdims=True), tf.float32)
-            return self.gru(events + self.time(age), mask=mask) * some
-        return self.decay(events, mask, age) if self.kind == "decay" else masked_mean(events, mask)
+            return self.gru(events + self.time(age), mask=mask) * tf.minimum(evidence, 1.0)
+        return (self.decay(events, mask, age) if self.kind == "decay" else masked_mean(events, mask)) * evidence
 
 
 class QueryTower(tf.keras.layers.Layer):
@@ -67,8 +68,10 @@ class QueryTower(tf.keras.layers.Layer):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.ids = tf.keras.layers.Embedding(num_users + 1, embedding_dim, embeddings_initializer="zeros")
-        self.show_id = RandomMask(config.user_id_dropout)
+        self.ids = None
+        if config.user_ids:
+            self.ids = tf.keras.layers.Embedding(num_users + 1, embedding_dim, embeddings_initializer="zeros")
+            self.show_id = RandomMask(config.user_id_dropout)
         self.columns = ColumnEmbedding(columns) if columns.names else None
         self.kinds = tf.keras.layers.Embedding(1 << len(LABELS), embedding_dim) if config.event_kinds else None
         self.history = HistoryEncoder(config, embedding_dim, ordered)
@@ -91,12 +94,14 @@ class QueryTower(tf.keras.layers.Layer):
         if self.kinds is not None:
             events += self.kinds(query.history_kind)
         history = self.history(events, mask, query.history_age)
-        known = tf.cast(query.user >= 0, tf.float32)[:, None]
-        user = self.ids(query.user + 1) * known * self.show_id(tf.shape(known), training=training)
         length = tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
-        parts = [history, user, length]
+        parts, personal = [history, length], history
+        if self.ids is not None:
+            known = tf.cast(query.user >= 0, tf.float32)[:, None]
+            user = self.ids(query.user + 1) * known * self.show_id(tf.shape(known), training=training)
+            parts, personal = [*parts, user], personal + user
         if self.columns is not None:
             parts.append(self.columns(query.user))
         joined = self.hidden(self.dropout(tf.concat(parts, axis=1), training=training))
-        personal = history[:, :-1] + user[:, :-1] + self.out(self.dropout(joined, training=training))
+        personal = personal[:, :-1] + self.out(self.dropout(joined, training=training))
         return tf.concat([personal, tf.ones_like(personal[:, :1])], axis=1)
