@@ -133,24 +133,35 @@ def test_ranking_agrees_with_a_full_sort_in_batches_of_any_size(k: int) -> None:
         assert (top[:, 50:] == -1).all()
 
 
-def test_equal_scores_are_shown_in_one_order_that_is_not_that_of_the_file() -> None:
-    events = [(user, 0, user + 1, TEST) for user in range(5)]
-    task = make_task(log(events, num_users=5, num_videos=1000), TEST)
-    scores = np.zeros((5, 1000), np.float32)
+def constant_scores(num_users: int, num_videos: int) -> tuple[EvaluationTask, NDArray[np.float32]]:
+    events = [(user, 0, user + 1, TEST) for user in range(num_users)]
+    task = make_task(log(events, num_users=num_users, num_videos=num_videos), TEST)
+    return task, np.zeros((num_users, num_videos), np.float32)
+
+
+def test_without_an_opinion_slates_are_chance_and_differ_between_users() -> None:
+    task, scores = constant_scores(num_users=400, num_videos=100)
+    top = rank_catalogue(scores_from(scores), task, k=20)
+    shown = np.bincount(top.ravel(), minlength=100)
+    assert shown.min() > 40  # 80 on average
+    assert shown.max() < 160
+    assert all(len(set(row)) == 20 for row in top)
+
+
+def test_the_order_of_equal_scores_depends_on_the_user_alone() -> None:
+    task, scores = constant_scores(num_users=5, num_videos=1000)
     scores[:, 700] = 1
-    top = rank_catalogue(scores_from(scores), task, k=20, batch_size=2)
-    assert (top == top[0]).all()
+    top = rank_catalogue(scores_from(scores), task, k=20)
     assert (top[:, 0] == 700).all()
-    assert top[0, 1:].max() > 500  # the first 19 of the file would end at 18
+    np.testing.assert_array_equal(top, rank_catalogue(scores_from(scores), task, k=20, batch_size=2))
     np.testing.assert_array_equal(top[:, :5], rank_catalogue(scores_from(scores), task, k=5))
 
 
-def test_ties_in_a_large_catalogue_follow_the_one_order_at_every_level_of_score() -> None:
+def test_ties_in_a_large_catalogue_follow_the_order_of_the_user_at_every_level_of_score() -> None:
     num_videos, k = 5000, 30
-    events = [(user, 0, user + 1, TEST) for user in range(4)]
-    task = make_task(log(events, num_users=4, num_videos=num_videos), TEST)
-    order = rank_catalogue(scores_from(np.zeros((4, num_videos), np.float32)), task, num_videos)[0]
-    np.testing.assert_array_equal(np.sort(order), np.arange(num_videos))
+    task, nothing = constant_scores(4, num_videos)
+    orders = rank_catalogue(scores_from(nothing), task, num_videos)
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(num_videos), (4, 1)))
     levels = np.array([-np.inf, -2.5, -0.0, 0.0, 1e-30, 7, np.inf], np.float32)
     generator = np.random.default_rng(0)
     scores = np.stack(
@@ -162,7 +173,7 @@ def test_ties_in_a_large_catalogue_follow_the_one_order_at_every_level_of_score(
         ]
     ).astype(np.float32)
     top = rank_catalogue(scores_from(scores), task, k)
-    for shown, row in zip(top, scores, strict=True):
+    for shown, row, order in zip(top, scores, orders, strict=True):
         best = order[np.argsort(-row[order], kind="stable")][:k]
         np.testing.assert_array_equal(shown, np.where(row[best] > -np.inf, best, -1))
 

@@ -6,8 +6,8 @@ was positive in training and, where the log has times and the test part is asked
 Without times, training alone is known (the protocol of the MMSSL and DiffMM papers).
 
 Three slices: `retrieval` ranks all videos, `warm` only those with a training positive, `cold_start` only those without;
-in each, users count who have a relevant video there. Equal scores are ordered by a fixed shuffle of the catalogue, so
-that the order of a file favours no one.
+in each, users count who have a relevant video there. Equal scores are ordered by a shuffle of the catalogue that starts at
+another video for each user: the same in every run, and a baseline without an opinion scores what chance does.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def rank_catalogue(
     top = np.full((len(task), k), -1, np.int32)
     columns = _Columns(candidates)
     for positions, scores in _batches(scores_of, task, batch_size):
-        top[positions] = columns.top_k(scores, task.seen[positions], k)
+        top[positions] = columns.top_k(scores, task.seen[positions], task.users[positions], k)
     return top
 
 
@@ -166,24 +166,33 @@ def _batches(
 
 
 class _Columns:
-    """The candidates, and the priority among them that orders equal scores."""
+    """The candidates, and the ring they form: equal scores are ordered along it, from where the user starts."""
 
     def __init__(self, candidates: NDArray[np.bool_]) -> None:
         self._videos = np.flatnonzero(candidates)
         self._column = np.full(len(candidates), -1)
         self._column[self._videos] = np.arange(len(self._videos))
-        self._priority = np.random.default_rng(TIE_SEED).permutation(len(self._videos))
-        self._by_priority = self._videos[np.argsort(self._priority)].astype(np.int32)
+        self._ring = np.random.default_rng(TIE_SEED).permutation(self._videos).astype(np.int32)
+        self._place = np.empty(len(self._videos), np.int64)
+        self._place[self._column[self._ring]] = np.arange(len(self._videos))
 
-    def top_k(self, scores: NDArray[np.float32], seen: sparse.csr_matrix, k: int) -> NDArray[np.int32]:
+    def top_k(
+        self, scores: NDArray[np.float32], seen: sparse.csr_matrix, users: NDArray[np.int32], k: int
+    ) -> NDArray[np.int32]:
         """int32 `[B, k]` row numbers of the best candidates not in `seen`, -1 where they ran out."""
-        values = np.take(scores, self._videos, axis=1)
+        values, size = np.take(scores, self._videos, axis=1), max(len(self._videos), 1)
         row, column = np.repeat(np.arange(len(values)), np.diff(seen.indptr)), self._column[seen.indices]
         values[row[column >= 0], column[column >= 0]] = -np.inf
-        row, column = np.divmod(np.flatnonzero(values >= _bounds(values, k)), max(values.shape[1], 1))
-        best = _largest(row, _keys(values[row, column], self._priority[column]), (len(values), k))
-        return np.where(best == _NONE, -1, np.append(self._by_priority, -1)[best & _LOW_BITS])
+        row, column = np.divmod(np.flatnonzero(values >= _bounds(values, k)), size)
+        start = users * _HASH % size
+        priority = (self._place[column] + start[row]) % size
+        best = _largest(row, _keys(values[row, column], priority), (len(values), k))
+        place = ((best & _LOW_BITS) - start[:, None]) % size
+        return np.where(best == _NONE, -1, np.append(self._ring, -1)[place])
 
+
+_HASH = np.int64(2_654_435_761)
+"""Spreads successive numbers over the ring (Knuth, The Art of Computer Programming 3, 6.4)."""
 
 _NONE = np.iinfo(np.int64).min
 _LOW_BITS = 0x7FFFFFFF
@@ -292,8 +301,8 @@ def _rank_slices(
     for positions, scores in _batches(scores_of, task, batch_size):
         for name, part in slices.items():
             asked = np.isin(positions, part.positions, assume_unique=True)
-            if asked.any():
-                slates[name].append(columns[name].top_k(scores[asked], task.seen[positions[asked]], k))
+            rows = positions[asked]
+            slates[name].append(columns[name].top_k(scores[asked], task.seen[rows], task.users[rows], k))
     return {name: np.concatenate(rows) for name, rows in slates.items()}
 
 

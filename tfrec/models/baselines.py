@@ -142,8 +142,8 @@ class ALS(Baseline):
         }
 
     def _fit(self, train: sparse.csr_matrix, content: ContentFeatures | None, seed: int) -> None:
-        self._model = AlternatingLeastSquares(**self._settings, random_state=seed, use_gpu=False)
         with threadpool_limits(1, "blas"):  # implicit runs its own threads; BLAS threads within them only fight
+            self._model = AlternatingLeastSquares(**self._settings, random_state=seed, use_gpu=False)
             self._model.fit(train, show_progress=False)
 
     def _scores(self, seen: sparse.csr_matrix) -> Scores:
