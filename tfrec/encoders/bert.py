@@ -7,7 +7,7 @@ The *preprocessor* turns strings into a dict of int32 `input_word_ids`, `input_m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,19 +52,20 @@ class TextEncoder(tf.Module):
         """Float32 `[batch, dim]` of strings `[batch]`."""
         packed = self._pack(texts)
         outputs = self.encoder(packed)
-        pooled = next((outputs[name] for name in _POOLED if name in outputs), None) if isinstance(outputs, dict) else None
+        pooled = (
+            next((outputs[name] for name in _POOLED if name in outputs), None) if isinstance(outputs, dict) else None
+        )
         if self._config.pooling == "pooled" and pooled is not None:
             return pooled
         sequence = outputs["sequence_output"]
         weights = tf.cast(packed["input_mask"], sequence.dtype)[..., tf.newaxis]
         return tf.reduce_sum(sequence * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
 
-    def encode(self, texts: Sequence[str], done: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encodes many texts, batched by length so that little is padded.
 
         Args:
             texts: the texts.
-            done: told how many are done so far.
 
         Returns:
             float32 `[num_texts, dim]`.
@@ -74,8 +75,6 @@ class TextEncoder(tf.Module):
         for start in range(0, len(order), self._config.batch_size):
             rows = order[start : start + self._config.batch_size]
             vectors[rows] = self._encode(tf.constant([texts[row] for row in rows], tf.string)).numpy()
-            if done is not None:
-                done(start + len(rows))
         return vectors
 
     def _pack(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -7,7 +7,7 @@ embedding table that the user brought, under its own name. Row i belongs to row 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,12 @@ class ContentFeatures:
     Args:
         modalities: by name; empty for a dataset of ids alone.
         encoders: version of the encoder behind each modality, for the manifest.
+        encoded: how many texts or videos were encoded in this run, by modality; what was cached does not count.
     """
 
     modalities: Mapping[str, Modality]
     encoders: Mapping[str, str]
+    encoded: Mapping[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.modalities)

@@ -71,15 +71,17 @@ class _Resampler:
     """To mono float; starts anew where the format changes inside a track."""
 
     def __init__(self, sample_rate_hz: int) -> None:
-        self._rate, self._format = sample_rate_hz, None
+        self._rate = sample_rate_hz
+        self._format: tuple[str, str, int] | None = None
         self._resampler = self._new()
 
     def __call__(self, frame: Any) -> list[Waveform]:
         if frame is None:
             return self._run(None) if self._format else []
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
-        rest = self._run(None) if self._format and form != self._format else []
+        rest: list[Waveform] = []
         if form != self._format:
+            rest = self._run(None) if self._format else []
             self._format, self._resampler = form, self._new()
         return rest + self._run(frame)
 

@@ -9,6 +9,7 @@ the frames asked for.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tfrec.media.container import MAX_PIXELS, Deadline, MediaError, check_readable, decode, open_container
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read once, when OpenCV is imported
-import cv2  # noqa: E402
+import cv2
 
 Frames = NDArray[np.uint8]
 
@@ -193,11 +194,8 @@ def _stream_seconds(stream: Any) -> float | None:
     """Length that the file states for the stream itself; Matroska keeps it in a tag."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    hours, minutes, seconds = (stream.metadata.get("DURATION", "").split(":") + ["", ""])[:3]
-    try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) or None
-    except ValueError:
-        return None
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+    return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) if tag else None
 
 
 def _container_seconds(container: Any) -> float | None:

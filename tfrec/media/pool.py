@@ -25,7 +25,7 @@ from tfrec.data.schema import MediaSource
 from tfrec.media.audio import Waveform
 from tfrec.media.container import MediaError, timeout_reason
 from tfrec.media.frames import Frames
-from tfrec.media.read import DecodeSettings
+from tfrec.media.read import DecodeSettings, main_path
 
 Tag = TypeVar("Tag")
 Decoded = tuple[Frames, Waveform]
@@ -91,7 +91,6 @@ class _Worker:
         self._connection: Connection | None = None
 
     def decode(self, source: MediaSource, settings: DecodeSettings) -> Decoded | MediaError:
-        path = source.video or source.frames or source.audio[0]
         connection = self._connection or self._start()
         try:
             connection.send((source, settings))
@@ -101,7 +100,7 @@ class _Worker:
         except (EOFError, OSError):
             reason = f"the decoder crashed on it (exit status {self._process and self._process.wait()})"
         self.stop()
-        return MediaError(path, reason)
+        return MediaError(main_path(source), reason)
 
     def stop(self) -> None:
         if self._process is not None and self._connection is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +36,11 @@ class DecodeSettings:
     def of(cls, image: ImageConfig, audio: AudioConfig, timeout_seconds: float) -> DecodeSettings:
         """From the configuration."""
         return cls(image.num_frames, image.image_size, audio.sample_rate_hz, audio.max_seconds, timeout_seconds)
+
+
+def main_path(source: MediaSource) -> Path:
+    """The file or folder that stands for a source in messages."""
+    return source.video or source.frames or source.audio[0]
 
 
 def read_media(source: MediaSource, settings: DecodeSettings) -> tuple[Frames, Waveform]:

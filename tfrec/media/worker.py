@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 import cv2
 
 from tfrec.media.container import MediaError
-from tfrec.media.read import read_media
+from tfrec.media.read import main_path, read_media
 
 _MEMORY_LIMIT_BYTES = 6 * 2**30  # address space; what asks for more is a bomb
 
@@ -27,14 +27,9 @@ def serve(connection: Connection) -> None:
         except MediaError as error:
             connection.send(error)
         except MemoryError:
-            connection.send(_failure(source, "it takes too much memory to decode"))
+            connection.send(MediaError(main_path(source), "it takes too much memory to decode"))
         except Exception as error:  # whatever a decoder thinks of is about this file only
-            connection.send(_failure(source, f"cannot be decoded ({type(error).__name__}: {error})"))
-
-
-def _failure(source: object, reason: str) -> MediaError:
-    path = source.video or source.frames or source.audio[0]
-    return MediaError(path, reason)
+            connection.send(MediaError(main_path(source), f"cannot be decoded ({type(error).__name__}: {error})"))
 
 
 if __name__ == "__main__":

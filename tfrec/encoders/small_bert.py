@@ -1,0 +1,278 @@
+"""The project's own small BERT pair, for where no pretrained one is given.
+
+Nothing is downloaded and nothing takes minutes: the vocabulary (WordPiece, single CJK characters) and the token
+embeddings are learned from the catalogue's own texts. The embeddings are those of latent semantic analysis: positive
+pointwise mutual information of tokens in one text, factorised, weighted by rarity. Two transformer layers start near the
+identity, so the pooled output starts as a rarity-weighted mean of good token vectors and fine-tuning takes it from there.
+
+References:
+    Levy and Goldberg, Neural word embedding as implicit matrix factorization, NIPS 2014.
+    Arora et al., A simple but tough-to-beat baseline for sentence embeddings, ICLR 2017.
+    Xiong et al., On layer normalization in the transformer architecture, ICML 2020.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text as tf_text
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
+from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as wordpiece
+
+_RESERVED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PAD, _UNKNOWN, _START, _END = 0, 1, 2, 3
+_CJK = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_SINGLE = rf"[[:punct:]]|[\p{{P}}\p{{S}}]|[{_CJK}]"
+
+_VOCABULARY_SIZE = 8000
+_WIDTH, _NUM_LAYERS, _NUM_HEADS = 128, 2, 4
+_MAX_TOKENS = 512
+_DEFAULT_LENGTH = 128
+_WINDOW_TOKENS = 8
+_RARITY = 1e-3  # Arora et al.: weight a / (a + frequency)
+_RESIDUAL_SCALE = 0.01
+
+TokenLists = list[NDArray[np.int32]]
+
+
+def build_small_bert(folder: Path, texts: Sequence[str], seed: int = 0) -> tuple[Path, Path]:
+    """Learns and saves a pair of TF Hub modules.
+
+    Args:
+        folder: where to put `preprocess/` and `encoder/`.
+        texts: the texts to learn from.
+        seed: the same texts and seed give the same pair.
+
+    Returns:
+        The folders of the preprocessor and the encoder.
+    """
+    vocabulary_file = folder / "vocab.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = learn_vocabulary(texts)
+    vocabulary_file.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    preprocessor = SmallPreprocessor(str(vocabulary_file))
+    tf.saved_model.save(preprocessor, str(folder / "preprocess"))
+    tokens = list(_token_lists(preprocessor, texts))
+    encoder = SmallEncoder(token_embeddings(tokens, len(vocabulary), seed), seed)
+    tf.saved_model.save(encoder, str(folder / "encoder"))
+    return folder / "preprocess", folder / "encoder"
+
+
+def learn_vocabulary(texts: Sequence[str]) -> list[str]:
+    """WordPiece vocabulary of texts; special tokens first."""
+    counts: Counter[str] = Counter()
+    for batch in _batches(texts):
+        words = split_words(tf.constant(batch, tf.string)).flat_values.numpy()
+        counts.update(word.decode() for word in words)
+    # The learner keeps pieces seen at least `lower_thresh` times; in a small corpus twice is often enough.
+    return wordpiece.learn(
+        sorted(counts.items()),
+        _VOCABULARY_SIZE,
+        list(_RESERVED),
+        lower_thresh=2,
+        upper_thresh=64,
+        num_iterations=2,
+        max_unique_chars=_VOCABULARY_SIZE // 2,
+    )
+
+
+def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
+    """Lower-case words without accents, punctuation and CJK characters on their own: `[batch, (words)]`."""
+    valid = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore", replace_control_characters=False)
+    folded = tf_text.normalize_utf8(tf.strings.lower(valid, encoding="utf-8"), "NFKD")
+    plain = tf.strings.regex_replace(folded, r"\p{Mn}", "")
+    return tf_text.regex_split(plain, rf"\s+|\p{{C}}|{_SINGLE}", _SINGLE)
+
+
+def token_embeddings(tokens: TokenLists, vocabulary_size: int, seed: int) -> NDArray[np.float32]:
+    """Latent semantic analysis of tokens.
+
+    Args:
+        tokens: token ids of each text.
+        vocabulary_size: number of token ids.
+        seed: of the factorisation.
+
+    Returns:
+        float32 `[vocabulary_size, width]`: unit vectors less the corpus mean, times rarity; 0 for what never occurs.
+    """
+    counts = np.bincount(np.concatenate([*tokens, np.zeros(0, np.int32)]), minlength=vocabulary_size)
+    information = _positive_information(_co_occurrence(tokens, vocabulary_size))
+    rank = min(_WIDTH, vocabulary_size - 1)
+    left, values, _ = randomized_svd(information, rank, n_iter=3, random_state=seed)
+    vectors = np.zeros((vocabulary_size, _WIDTH))
+    vectors[:, :rank] = left * np.sqrt(values)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    weights = _RARITY / (_RARITY + counts / max(counts.sum(), 1))
+    mean = (counts * weights) @ vectors / max((counts * weights).sum(), 1e-9)
+    return np.where(counts[:, None] > 0, (vectors - mean) * weights[:, None], 0).astype(np.float32)
+
+
+class SmallPreprocessor(tf.Module):
+    """Strings to BERT inputs, with the methods of TF Hub's preprocessing modules.
+
+    Args:
+        vocabulary_file: one token per line; saved with the module.
+    """
+
+    def __init__(self, vocabulary_file: str) -> None:
+        super().__init__(name="preprocess")
+        self.vocab_file = tf.saved_model.Asset(vocabulary_file)
+        lines = tf.lookup.TextFileInitializer(
+            self.vocab_file.asset_path,
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+        )
+        self._table = tf.lookup.StaticVocabularyTable(lines, num_oov_buckets=1)
+        self._pieces = tf_text.WordpieceTokenizer(self._table, token_out_type=tf.int32, unknown_token="[UNK]")
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Inputs of the encoder, cut or padded to 128 tokens."""
+        return self.bert_pack_inputs([self.tokenize(texts)], tf.constant(_DEFAULT_LENGTH))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """int32 `[batch, (words), (pieces)]`."""
+        return self._pieces.tokenize(split_words(texts))
+
+    @tf.function(
+        input_signature=[
+            [tf.RaggedTensorSpec([None, None, None], tf.int32, ragged_rank=2)],
+            tf.TensorSpec([], tf.int32),
+        ]
+    )
+    def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
+        """[CLS] text [SEP], cut or padded to `seq_length`."""
+        pieces = inputs[0].merge_dims(1, 2)[:, : seq_length - 2]
+        ends = tf.ones([pieces.nrows(), 1], tf.int32)
+        ids = tf.concat([_START * ends, pieces, _END * ends], axis=1)
+        longest = ids.to_tensor(_PAD)
+        padded = tf.pad(longest, [[0, 0], [0, seq_length - tf.shape(longest)[1]]], constant_values=_PAD)
+        mask = tf.sequence_mask(ids.row_lengths(), tf.shape(padded)[1], tf.int32)
+        return {"input_word_ids": padded, "input_mask": mask, "input_type_ids": tf.zeros_like(padded)}
+
+
+class SmallEncoder(tf.Module):
+    """A pre-norm transformer over token embeddings, with the outputs of TF Hub's BERT encoders.
+
+    Args:
+        embeddings: float32 `[vocabulary_size, width]`.
+        seed: of the transformer's weights.
+    """
+
+    def __init__(self, embeddings: NDArray[np.float32], seed: int) -> None:
+        super().__init__(name="encoder")
+        random = np.random.default_rng(seed)
+        self._tokens = tf.Variable(embeddings, name="token_embeddings")
+        scale = _RESIDUAL_SCALE * float(np.linalg.norm(embeddings, axis=1).mean() / np.sqrt(_WIDTH))
+        self._positions = _normal(random, (_MAX_TOKENS, _WIDTH), scale, "position_embeddings")
+        self._types = tf.Variable(tf.zeros([2, _WIDTH]), name="type_embeddings")
+        self._layers = [_TransformerLayer(random, scale) for _ in range(_NUM_LAYERS)]
+
+    @tf.function(
+        input_signature=[
+            {
+                name: tf.TensorSpec([None, None], tf.int32, name)
+                for name in ("input_word_ids", "input_mask", "input_type_ids")
+            }
+        ]
+    )
+    def __call__(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """`sequence_output` `[batch, tokens, width]`, `pooled_output` = `default` `[batch, width]` of length 1."""
+        ids, mask = inputs["input_word_ids"], inputs["input_mask"]
+        states = tf.gather(self._tokens, ids) + tf.gather(self._types, inputs["input_type_ids"])
+        states += self._positions[: tf.shape(ids)[1]]
+        outputs = []
+        for layer in self._layers:
+            states = layer(states, mask)
+            outputs.append(states)
+        weights = tf.cast(mask, tf.float32)[..., tf.newaxis]
+        mean = tf.reduce_sum(states * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
+        pooled = tf.math.l2_normalize(mean, axis=-1)
+        return {"sequence_output": states, "encoder_outputs": outputs, "pooled_output": pooled, "default": pooled}
+
+
+class _TransformerLayer(tf.Module):
+    """Self-attention and a feed-forward network, both added to what comes in.
+
+    Args:
+        random: source of the weights.
+        residual_scale: size of what is added at first.
+    """
+
+    def __init__(self, random: np.random.Generator, residual_scale: float) -> None:
+        super().__init__(name="layer")
+        spread = _WIDTH**-0.5
+        self._scales = tf.Variable(tf.ones([2, _WIDTH]), name="norm_scales")
+        self._offsets = tf.Variable(tf.zeros([2, _WIDTH]), name="norm_offsets")
+        self._query_key_value = _normal(random, (_WIDTH, 3 * _WIDTH), spread, "query_key_value")
+        self._attended = _normal(random, (_WIDTH, _WIDTH), spread * residual_scale, "attended")
+        self._rise = _normal(random, (_WIDTH, 4 * _WIDTH), spread, "rise")
+        self._rise_bias = tf.Variable(tf.zeros([4 * _WIDTH]), name="rise_bias")
+        self._fall = _normal(random, (4 * _WIDTH, _WIDTH), spread * residual_scale, "fall")
+
+    def __call__(self, states: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        states += self._attend(self._normalized(states, 0), mask)
+        inner = tf.nn.gelu(tf.tensordot(self._normalized(states, 1), self._rise, 1) + self._rise_bias)
+        return states + tf.tensordot(inner, self._fall, 1)
+
+    def _normalized(self, states: tf.Tensor, index: int) -> tf.Tensor:
+        mean, variance = tf.nn.moments(states, axes=[-1], keepdims=True)
+        return (states - mean) * tf.math.rsqrt(variance + 1e-12) * self._scales[index] + self._offsets[index]
+
+    def _attend(self, states: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(states)
+        mixed = tf.reshape(
+            tf.tensordot(states, self._query_key_value, 1),
+            [shape[0], shape[1], 3, _NUM_HEADS, _WIDTH // _NUM_HEADS],
+        )
+        query, key, value = tf.unstack(mixed, axis=2)
+        scores = tf.einsum("bqhd,bkhd->bhqk", query, key) * (_WIDTH // _NUM_HEADS) ** -0.5
+        scores += (1.0 - tf.cast(mask, tf.float32))[:, tf.newaxis, tf.newaxis, :] * -1e9
+        attended = tf.einsum("bhqk,bkhd->bqhd", tf.nn.softmax(scores), value)
+        return tf.tensordot(tf.reshape(attended, shape), self._attended, 1)
+
+
+def _normal(random: np.random.Generator, shape: tuple[int, ...], deviation: float, name: str) -> tf.Variable:
+    return tf.Variable(random.normal(0, deviation, shape).astype(np.float32), name=name)
+
+
+def _batches(texts: Sequence[str], size: int = 512) -> Iterable[Sequence[str]]:
+    return (texts[start : start + size] for start in range(0, len(texts), size))
+
+
+def _token_lists(preprocessor: SmallPreprocessor, texts: Sequence[str]) -> Iterable[NDArray[np.int32]]:
+    for batch in _batches(texts):
+        tokens = preprocessor.tokenize(tf.constant(batch, tf.string)).merge_dims(1, 2)
+        yield from np.split(tokens.values.numpy(), tokens.row_splits.numpy()[1:-1])
+
+
+def _co_occurrence(tokens: TokenLists, vocabulary_size: int) -> sparse.csr_matrix:
+    """`[vocabulary_size, vocabulary_size]`: pairs at most a window apart in one text, nearer ones weighing more."""
+    ids = np.concatenate([*tokens, np.zeros(0, np.int32)])
+    text = np.repeat(np.arange(len(tokens)), [len(part) for part in tokens])
+    total = sparse.csr_matrix((vocabulary_size, vocabulary_size))
+    for distance in range(1, _WINDOW_TOKENS + 1):
+        together = text[distance:] == text[:-distance]
+        pair = (ids[distance:][together], ids[:-distance][together])
+        weight = np.full(len(pair[0]), 1 / np.sqrt(distance))
+        total += sparse.csr_matrix((weight, pair), shape=total.shape)
+    return total + total.T
+
+
+def _positive_information(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Positive pointwise mutual information; contexts smoothed by the power 3/4."""
+    row = np.asarray(counts.sum(axis=1)).ravel()
+    context = row**0.75
+    pairs = counts.tocoo()
+    expected = row[pairs.row] * context[pairs.col] / max(context.sum(), 1e-9)
+    values = np.maximum(np.log(pairs.data / np.maximum(expected, 1e-9)), 0)
+    return sparse.csr_matrix((values, (pairs.row, pairs.col)), shape=counts.shape)

@@ -1,0 +1,179 @@
+"""Raw media through decoders and encoders into the feature stores.
+
+Decoding processes work ahead while this process encodes; frames of several videos share a batch. What is stored survives a
+kill, and what is stored is not decoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfrec.config import FeaturesConfig
+from tfrec.console import ProgressCallback
+from tfrec.data.rejects import MEDIA, RejectLog
+from tfrec.data.schema import MediaSource
+from tfrec.encoders.cnn import ImageEncoder
+from tfrec.features.audio import AudioEncoder
+from tfrec.features.content import Modality
+from tfrec.features.content_hash import content_keys
+from tfrec.features.modules import image_encoder
+from tfrec.features.store import FeatureStore
+from tfrec.media.audio import Waveform
+from tfrec.media.container import MediaError
+from tfrec.media.frames import Frames
+from tfrec.media.pool import DecodePool
+from tfrec.media.read import DecodeSettings, main_path
+
+_VIDEOS_PER_WRITE = 32
+_VIDEOS_FOR_SMALL_CNN = 80
+
+
+@dataclass(frozen=True)
+class MediaFeatures:
+    """What the raw media of a catalogue gave.
+
+    Args:
+        modalities: `video` and `audio`, where any video has them.
+        encoders: their encoders' versions.
+        encoded: videos decoded and encoded in this run.
+    """
+
+    modalities: Mapping[str, Modality]
+    encoders: Mapping[str, str]
+    encoded: int
+
+
+def media_features(
+    media: Mapping[int, MediaSource],
+    num_videos: int,
+    config: FeaturesConfig,
+    cache: Path,
+    rejects: RejectLog,
+    progress: ProgressCallback,
+) -> MediaFeatures:
+    """Frames and sound of all videos that have raw media.
+
+    Args:
+        media: sources by row number.
+        num_videos: size of the catalogue.
+        config: of encoders and workers.
+        cache: folder of the feature cache.
+        rejects: learns of the files that cannot be used.
+        progress: told videos done and to do.
+
+    Returns:
+        The modalities, aligned with the catalogue.
+    """
+    rows: list[int] = []
+    keys: list[bytes] = []
+    for (row, source), key in zip(media.items(), content_keys(list(media.values()), cache / "hashes"), strict=True):
+        if isinstance(key, OSError):
+            path = Path(key.filename) if key.filename else main_path(source)
+            refuse(rejects, MediaError(path, f"cannot be read ({key.strerror})"))
+        else:
+            rows.append(row)
+            keys.append(key)
+    sources = [media[row] for row in rows]
+    with DecodePool(DecodeSettings.of(config.image, config.audio, config.file_timeout_seconds), config.workers) as pool:
+        image = image_encoder(config.image, cache, lambda: _sample_frames(pool, sources))
+        work = _Encoding(image, AudioEncoder(config.audio), config, cache)
+        encoded = work.run(pool, sources, keys, rejects, progress)
+    return MediaFeatures(work.modalities(np.array(rows, np.int64), keys, num_videos), work.versions, encoded)
+
+
+class _Encoding:
+    """The two encoders, each with its store.
+
+    Args:
+        image: encoder of frames.
+        audio: encoder of sound.
+        config: their configuration.
+        cache: folder of the stores.
+    """
+
+    def __init__(self, image: ImageEncoder, audio: AudioEncoder, config: FeaturesConfig, cache: Path) -> None:
+        self._image, self._audio = image, audio
+        self._num_frames = config.image.num_frames
+        self.versions = {"video": f"{image.version}-{self._num_frames}", "audio": audio.version}
+        shapes = {
+            "video": (self._num_frames, image.dim),
+            "audio": (config.audio.num_steps, config.audio.num_coefficients),
+        }
+        self._stores = {name: FeatureStore(cache / version, shapes[name]) for name, version in self.versions.items()}
+
+    def run(
+        self,
+        pool: DecodePool,
+        sources: Sequence[MediaSource],
+        keys: Sequence[bytes],
+        rejects: RejectLog,
+        progress: ProgressCallback,
+    ) -> int:
+        """Decodes and encodes what is not stored yet; returns how many videos that were."""
+        stored = np.all([store.rows(keys) >= 0 for store in self._stores.values()], axis=0)
+        todo = {key: source for key, source, have in zip(keys, sources, stored, strict=True) if not have}
+        progress(0, len(todo))
+        batch: dict[bytes, tuple[Frames, Waveform]] = {}
+        encoded = 0
+        for done, (key, media) in enumerate(pool.decode(todo.items()), 1):
+            if isinstance(media, MediaError):
+                refuse(rejects, media)
+            else:
+                batch[key] = media
+                encoded += 1
+            if len(batch) == _VIDEOS_PER_WRITE:
+                self._encode(batch)
+                batch = {}
+            progress(done, len(todo))
+        if batch:
+            self._encode(batch)
+        return encoded
+
+    def modalities(self, rows: NDArray[np.int64], keys: Sequence[bytes], num_videos: int) -> dict[str, Modality]:
+        """What is stored of the catalogue, without a modality that no video has."""
+        found = {}
+        for name, store in self._stores.items():
+            stored = np.full(num_videos, -1)
+            stored[rows] = store.rows(keys)
+            lengths = store.lengths(stored)
+            if lengths.any():
+                found[name] = Modality(store.read(stored), lengths)
+        return found
+
+    def _encode(self, batch: Mapping[bytes, tuple[Frames, Waveform]]) -> None:
+        keys = list(batch)
+        frames, lengths = self._encode_frames([frames for frames, _ in batch.values()])
+        steps, num_steps = self._audio.encode([sound for _, sound in batch.values()])
+        _append_absent(self._stores["video"], keys, frames, lengths)
+        _append_absent(self._stores["audio"], keys, steps, num_steps)
+
+    def _encode_frames(self, videos: Sequence[Frames]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        lengths = np.array([len(frames) for frames in videos], np.int32)
+        values = np.zeros((len(videos), self._num_frames, self._image.dim), np.float32)
+        values[np.arange(self._num_frames) < lengths[:, None]] = self._image.encode(np.concatenate(videos))
+        return values, lengths
+
+
+def refuse(rejects: RejectLog, error: MediaError) -> None:
+    """Enters a media file into the log of rejects."""
+    rejects.add(f"{error.path.parent.name}/{error.path.name}", None, error.reason, MEDIA)
+
+
+def _append_absent(
+    store: FeatureStore, keys: Sequence[bytes], values: NDArray[np.float32], lengths: NDArray[np.int32]
+) -> None:
+    """A run that was stopped may have stored one modality of a video and not the other."""
+    absent = store.rows(keys) < 0
+    store.append([key for key, new in zip(keys, absent, strict=True) if new], values[absent], lengths[absent])
+
+
+def _sample_frames(pool: DecodePool, sources: Sequence[MediaSource]) -> Frames:
+    """Frames of some videos, evenly spread over the catalogue."""
+    step = max(1, len(sources) // _VIDEOS_FOR_SMALL_CNN)
+    decoded = (media for _, media in pool.decode(enumerate(sources[::step])))
+    return np.concatenate([media[0] for media in decoded if not isinstance(media, MediaError)])

@@ -1,0 +1,61 @@
+"""The encoders of a run: those given by handle, or small ones built once from the catalogue and kept in its cache.
+
+A small module is not built again while it lies in the cache, even if the catalogue has grown: other filters would mean
+encoding everything anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfrec.config import ImageConfig, TextConfig
+from tfrec.encoders.bert import TextEncoder
+from tfrec.encoders.cnn import ImageEncoder
+from tfrec.encoders.hub import missing_part
+from tfrec.encoders.small_bert import build_small_bert
+from tfrec.encoders.small_cnn import build_small_cnn
+
+_SEED = 0
+_MAX_TEXTS = 20_000
+
+
+def text_encoder(config: TextConfig, cache: Path, texts: Callable[[], Sequence[str]]) -> TextEncoder:
+    """The text encoder; `texts` is asked only where a small one has to be built."""
+    if config.preprocessor and config.encoder:
+        return TextEncoder(config.preprocessor, config.encoder, config)
+    folder = cache / "modules" / "small_bert"
+    parts = [folder / "preprocess", folder / "encoder"]
+    if any(missing_part(part) for part in parts):
+        _build(folder, lambda scratch: build_small_bert(scratch, _spread(texts(), _MAX_TEXTS), _SEED))
+    return TextEncoder(str(parts[0]), str(parts[1]), config)
+
+
+def image_encoder(config: ImageConfig, cache: Path, frames: Callable[[], NDArray[np.uint8]]) -> ImageEncoder:
+    """The frame encoder; `frames` is asked only where a small one has to be built."""
+    if config.encoder:
+        return ImageEncoder(config.encoder, config)
+    folder = cache / "modules" / f"small_cnn_{config.image_size}"
+    if missing_part(folder):
+        _build(folder, lambda scratch: build_small_cnn(scratch, frames(), _SEED))
+    return ImageEncoder(str(folder), config)
+
+
+def _build(folder: Path, build: Callable[[Path], object]) -> None:
+    """Builds beside `folder` and renames, so that a module is there whole or not at all."""
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    build(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+
+
+def _spread(items: Sequence[str], count: int) -> Sequence[str]:
+    """At most `count` of the items, evenly spread."""
+    step = max(1, -(-len(items) // count))
+    return items[::step]
