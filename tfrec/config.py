@@ -258,11 +258,11 @@ class RetrievalConfig:
     embedding_dim: int = 64
     query: QueryConfig = field(default_factory=QueryConfig)
     candidate: CandidateConfig = field(default_factory=CandidateConfig)
-    num_uniform_negatives: int = 1024
-    temperature: float = 0.1
+    num_uniform_negatives: int = 8192
+    temperature: float = 1.0
     log_q_correction: bool = True
     dropout: float = 0.1
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.0
     batch_size: int = 1024
     max_examples_per_user: int = 0

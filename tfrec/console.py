@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -47,8 +48,16 @@ def progress_bar(description: str, unit: str) -> Iterator[ProgressCallback]:
         MofNCompleteColumn(),
         RateColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=None, unit=unit, note="")
+        task = progress.add_task(description, total=None, unit=unit)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Says what begins, and how long it took."""
+    start = time.monotonic()
+    console.print(f"[bold]{name}[/bold]")
+    yield
+    console.print(f"  [dim]{time.monotonic() - start:.1f} s[/dim]")

@@ -59,6 +59,7 @@ class ColdStartModel(tfrs.Model):
         self.config = config
         self._retrieval = [retrieval]  # in a list: its variables are not this model's
         self._tower = [retrieval.candidate_tower]
+        self._content_tower: list[Any] = [retrieval.candidate_tower.content]
         self._targets = tf.constant(video_embeddings)
         self._widths = {name: modality.dim for name, modality in content.modalities.items()}
         dim = video_embeddings.shape[1]
@@ -106,13 +107,13 @@ class ColdStartModel(tfrs.Model):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
     def _embed_rows(self, videos: tf.Tensor) -> tf.Tensor:
-        return self.embed(*self._tower[0].content.features(videos), videos)[0]
+        return self.embed(*self._content_tower[0].features(videos), videos)[0]
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Negative ELBO with annealed KL, the retrieval loss of the embeddings, and their distance to the tower's."""
         retrieval = self._retrieval[0]
         candidates, targets = batch_candidates(inputs)
-        values, lengths = self._some_unrendered(*self._tower[0].content.features(candidates), candidates, training)
+        values, lengths = self._some_unrendered(*self._content_tower[0].features(candidates), candidates, training)
         features, base = self._inputs(values, lengths, candidates)
         latent = self._encode(self.dropout(features, training=training), base)
         deviation = tf.exp(0.5 * latent.log_variance)
@@ -151,7 +152,7 @@ class ColdStartModel(tfrs.Model):
         tower = self._tower[0]
         pooled = []
         for name in self._widths:
-            value = tower.content.towers[name].standardise(values[name])
+            value = self._content_tower[0].towers[name].standardise(values[name])
             if value.shape.rank == 3:
                 value = masked_mean(value, tf.sequence_mask(lengths[name], tf.shape(value)[1]))
             pooled.append(value * tf.cast(lengths[name] > 0, tf.float32)[:, None])

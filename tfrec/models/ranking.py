@@ -6,7 +6,7 @@ video, whose embedding comes from its content, is ranked like any other.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,24 @@ from tfrec.models.retrieval import RetrievalModel
 
 ID_UNITS = 16
 """Width of the id embeddings of the collaborative part."""
+
+
+class Predictions(NamedTuple):
+    """Predicted and true labels of the pairs whose label is known, `[num_pairs]` each.
+
+    Args:
+        labels: 0 or 1.
+        logits: not calibrated.
+        probabilities: calibrated.
+        retrieval_scores: inner products of query and candidate embeddings.
+        users: row numbers.
+    """
+
+    labels: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    retrieval_scores: NDArray[np.float32]
+    users: NDArray[np.int32]
 
 
 class RankingModel(tfrs.Model):
@@ -161,42 +179,52 @@ class RankingModel(tfrs.Model):
         values = tf.unstack(tf.sigmoid(logits * self.scale + self.shift), axis=2)
         return dict(zip(self.labels, values, strict=True))
 
-    def predict_events(self, batches: RankingBatches) -> dict[str, tuple[NDArray[np.float32], ...]]:
-        """Runs over every event of a part.
-
-        Returns:
-            By label, over the events whose label is known: logits, labels, and the retrieval scores of the same pairs.
-        """
+    def predict_events(self, batches: RankingBatches) -> dict[str, Predictions]:
+        """Predicts every event of a part, by label."""
         rows = [self._predict_batch(batch) for batch in batches.in_order()]
-        if not rows:
-            return {}
         count = len(batches.events)
-        logits, scores = (np.concatenate([np.asarray(row[part]) for row in rows])[:count] for part in (0, 1))
+
+        def joined(part: int) -> NDArray[Any]:
+            return np.concatenate([np.asarray(row[part]) for row in rows])[:count]
+
         results = {}
-        for column, name in enumerate(self.labels):
-            labels = np.concatenate([np.asarray(row[2][name]) for row in rows])[:count]
+        for column, name in enumerate(self.labels if count else ()):
+            labels = np.concatenate([np.asarray(row[3][name]) for row in rows])[:count]
             known = labels >= 0
-            results[name] = (logits[:, :, column][known], labels[known], scores[known])
+            logits, users = joined(0)[:, :, column], np.broadcast_to(joined(2)[:, None], labels.shape)
+            calibrated = logits * self.scale[column].numpy() + self.shift[column].numpy()
+            probabilities = 1 / (1 + np.exp(-calibrated))
+            results[name] = Predictions(
+                *(values[known] for values in (labels, logits, probabilities, joined(1), users))
+            )
         return results
 
     @tf.function(reduce_retracing=True)
-    def _predict_batch(self, inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    def _predict_batch(self, inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         query: Query = inputs["query"]
         events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
         query_embeddings = self._retrieval[0].query_tower(query, events)
         videos = tf.gather(self.video_embeddings, inputs["candidates"])
         scores = tf.einsum("bd,bcd->bc", query_embeddings, videos)
         logits = self.logits(query, query_embeddings, events, inputs["candidates"])
-        return logits, scores, inputs["labels"]
+        return logits, scores, query.user, inputs["labels"]
 
     def calibrate(self, batches: RankingBatches) -> None:
         """Fits the calibration of each label on a part that was not trained on."""
+        predictions = self.predict_events(batches)
         for column, name in enumerate(self.labels):
-            predicted = self.predict_events(batches).get(name)
-            if predicted is not None and len(predicted[0]):
-                scale, shift = platt_scaling(predicted[0], predicted[1])
+            if name in predictions:
+                scale, shift = platt_scaling(predictions[name].logits, predictions[name].labels)
                 self.scale[column].assign(scale)
                 self.shift[column].assign(shift)
+
+    def mean_loss(self, batches: RankingBatches) -> float:
+        """The loss over every event of a part."""
+        predictions = self.predict_events(batches).values()
+        # log(1 + exp(z)) - label * z, without overflow.
+        return float(
+            sum(np.mean(np.logaddexp(0, p.logits) - p.labels * p.logits) for p in predictions if len(p.labels))
+        )
 
 
 def _standardised(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -1,0 +1,118 @@
+"""`python -m tfrec.train`: from a dataset folder to published models and a report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonargparse
+
+from tfrec.config import TrainConfig
+from tfrec.errors import TfrecError
+
+if TYPE_CHECKING:
+    from tfrec.pipeline import Stages
+
+
+def make_parser() -> jsonargparse.ArgumentParser:
+    """The command line: every field of `TrainConfig`, and YAML files of the same."""
+    parser = jsonargparse.ArgumentParser(prog="python -m tfrec.train", description=TrainConfig.__doc__.splitlines()[0])
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file of options")
+    # The folder is what everybody gives: `--data DIR` stands for `--data.folder DIR`.
+    parser.add_class_arguments(TrainConfig, fail_untyped=True)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
+    """Options of the command line as a checked configuration.
+
+    Raises:
+        TfrecError: If a value cannot work.
+    """
+    expanded: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        expanded.append(f"--data.folder{equals}{value}" if name == "--data" else argument)
+    parser = make_parser()
+    options = parser.instantiate(parser.parse_args(expanded))
+    fields = {name: options[name] for name in TrainConfig.__dataclass_fields__}
+    return TrainConfig(**fields)
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Runs every stage.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        TfrecError: If the configuration or the data cannot be used.
+    """
+    from tfrec import console
+
+    with console.stage("data"):
+        stages = _open(config)
+    with console.stage("retrieval"):
+        retrieval = stages.train_retrieval()
+        warm_embeddings = retrieval.embed_catalogue()
+    with console.stage("cold start"):
+        cold_start = stages.train_cold_start(retrieval, warm_embeddings)
+        embeddings = stages.embed_videos(retrieval, cold_start)
+    with console.stage("index"):
+        index, index_metrics = stages.build_index(retrieval, embeddings)
+    with console.stage("ranking"):
+        ranking = stages.train_ranking(retrieval, embeddings)
+    with console.stage("evaluation"):
+        metrics = stages.evaluate(retrieval, ranking, embeddings)
+    print(metrics)
+    return metrics
+
+
+def _open(config: TrainConfig) -> Stages:
+    """Reads the dataset, encodes its content, and opens the run's folder."""
+    import tensorflow as tf
+
+    from tfrec.console import progress_bar
+    from tfrec.data.dataset import load_dataset
+    from tfrec.features.extract import extract_features
+    from tfrec.pipeline import Stages, clear_training, fingerprint
+    from tfrec.run import RunFolder
+
+    tf.config.experimental.enable_op_determinism()
+    if config.data.folder is None:
+        from tfrec.data.demo import ensure_demo
+
+        with progress_bar("demo dataset", "videos") as progress:
+            folder = ensure_demo(config.data.cache / "demo", config.demo, progress)
+        config = replace(config, data=replace(config.data, folder=folder))
+    assert config.data.folder is not None
+    output = config.output or Path("runs") / config.data.folder.resolve().name
+    dataset = load_dataset(config.data, output)
+    run = RunFolder(output, fingerprint(config, dataset), config.resume)
+    if not run.resumed:
+        clear_training(output)
+    with progress_bar("features", "items") as progress:
+        content = extract_features(
+            dataset.videos, config.features, config.features.cache or output / "features", dataset.rejects, progress
+        )
+    return Stages(replace(config, output=output), run, dataset, content)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    try:
+        train(parse_arguments(sys.argv[1:] if arguments is None else arguments))
+    except TfrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
