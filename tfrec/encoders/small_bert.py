@@ -52,11 +52,8 @@ def build_small_bert(folder: Path, texts: Sequence[str], seed: int = 0) -> tuple
     Returns:
         The folders of the preprocessor and the encoder.
     """
-    vocabulary_file = folder / "vocab.txt"
-    folder.mkdir(parents=True, exist_ok=True)
     vocabulary = learn_vocabulary(texts)
-    vocabulary_file.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    preprocessor = SmallPreprocessor(str(vocabulary_file))
+    preprocessor = SmallPreprocessor(vocabulary)
     tf.saved_model.save(preprocessor, str(folder / "preprocess"))
     tokens = list(_token_lists(preprocessor, texts))
     encoder = SmallEncoder(token_embeddings(tokens, len(vocabulary), seed), seed)
@@ -117,20 +114,14 @@ class SmallPreprocessor(tf.Module):
     """Strings to BERT inputs, with the methods of TF Hub's preprocessing modules.
 
     Args:
-        vocabulary_file: one token per line; saved with the module.
+        vocabulary: the tokens, in the order of their ids.
     """
 
-    def __init__(self, vocabulary_file: str) -> None:
+    def __init__(self, vocabulary: Sequence[str]) -> None:
         super().__init__(name="preprocess")
-        self.vocab_file = tf.saved_model.Asset(vocabulary_file)
-        lines = tf.lookup.TextFileInitializer(
-            self.vocab_file.asset_path,
-            tf.string,
-            tf.lookup.TextFileIndex.WHOLE_LINE,
-            tf.int64,
-            tf.lookup.TextFileIndex.LINE_NUMBER,
-        )
-        self._table = tf.lookup.StaticVocabularyTable(lines, num_oov_buckets=1)
+        # In the graph, not in a file: a file's path would end up in the module and change its checksum.
+        ids = tf.lookup.KeyValueTensorInitializer(list(vocabulary), np.arange(len(vocabulary), dtype=np.int64))
+        self._table = tf.lookup.StaticVocabularyTable(ids, num_oov_buckets=1)
         self._pieces = tf_text.WordpieceTokenizer(self._table, token_out_type=tf.int32, unknown_token="[UNK]")
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])

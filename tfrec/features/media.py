@@ -30,7 +30,7 @@ from tfrec.media.pool import DecodePool
 from tfrec.media.read import DecodeSettings, main_path
 
 _VIDEOS_PER_WRITE = 32
-_VIDEOS_FOR_SMALL_CNN = 80
+_VIDEOS_FOR_SMALL_CNN = 40
 
 
 @dataclass(frozen=True)

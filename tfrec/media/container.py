@@ -7,7 +7,7 @@ as a video could otherwise make FFmpeg read other files. Every loop over packets
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,21 @@ def check_readable(path: Path) -> None:
         raise MediaError(path, f"cannot be read ({_short(error)})") from error
 
 
-def decode(container: Any, stream: Any, deadline: Deadline) -> Iterator[Any]:
-    """Yields the frames of a stream from where the container stands; packets that cannot be decoded are passed over."""
+def decode(
+    container: Any, stream: Any, deadline: Deadline, skippable: Callable[[Any], bool] | None = None
+) -> Iterator[Any]:
+    """Yields the frames of a stream from where the container stands; packets that cannot be decoded are passed over.
+
+    Args:
+        container: an open container.
+        stream: one of its streams.
+        deadline: of the file.
+        skippable: whether nobody will miss a packet's frame; it is then decoded only if others refer to it.
+    """
     for packet in container.demux(stream):
         deadline.check()
+        if skippable is not None:
+            stream.codec_context.skip_frame = "NONREF" if skippable(packet) else "DEFAULT"
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:

@@ -98,7 +98,8 @@ class _Playhead:
         self._container, self._stream, self._deadline = container, stream, deadline
         self._indexed = any(name in container.format.name for name in ("mov", "avi"))
         self._can_seek = True
-        self._frames = decode(container, stream, deadline)
+        self._wanted = 0.0
+        self._frames = decode(container, stream, deadline, self._is_over_before)
         self._current: Any = None
         self._next: Any = None
         self._advance()
@@ -109,6 +110,7 @@ class _Playhead:
         Raises:
             MediaError: If the stream ends long before.
         """
+        self._wanted = seconds
         if self._worth_seeking(seconds):
             self._seek(seconds)
         while self._next is not None and _time(self._next) <= seconds:
@@ -147,8 +149,14 @@ class _Playhead:
 
     def _jump(self, timestamp: int) -> None:
         self._container.seek(timestamp, stream=self._stream)
-        self._frames = decode(self._container, self._stream, self._deadline)
+        self._frames = decode(self._container, self._stream, self._deadline, self._is_over_before)
         self._current, self._next = None, next(self._frames, None)
+
+    def _is_over_before(self, packet: Any) -> bool:
+        """Whether a packet's frame has left the screen before the time wanted."""
+        if packet.pts is None or not packet.duration:
+            return False
+        return bool((packet.pts + packet.duration) * self._stream.time_base <= self._wanted)
 
     def _check_end(self, seconds: float) -> None:
         frame = self._current

@@ -1,0 +1,60 @@
+"""Encodes the media and texts of a dataset folder into the feature cache, ahead of training.
+
+    python pipelines/extract_features.py --data DIR --output DIR [--features.option value]
+
+Train with `--features.cache DIR` afterwards: nothing is encoded twice. A run that was stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout need not be installed
+
+from jsonargparse import auto_cli
+
+from tfrec.config import DataConfig, FeaturesConfig
+from tfrec.errors import TfrecError
+
+_DEFAULTS = FeaturesConfig()
+
+
+def extract(data: Path, output: Path, features: FeaturesConfig = _DEFAULTS, max_rejected: float = 0.01) -> None:
+    """Encodes the media and texts of a dataset folder into the feature cache.
+
+    Args:
+        data: dataset folder.
+        output: folder of the feature cache; `rejected.csv` lists the media that cannot be used.
+        features: encoders and workers.
+        max_rejected: share of bad rows or files above which the command fails.
+    """
+    from rich.table import Table
+
+    from tfrec.console import console, progress_bar
+    from tfrec.data.dataset import REJECTED_FILE, load_dataset
+    from tfrec.data.rejects import MEDIA
+    from tfrec.features.extract import extract_features
+
+    start = time.monotonic()
+    dataset = load_dataset(DataConfig(folder=data, max_rejected=max_rejected), output)
+    videos = dataset.videos
+    with progress_bar("Encoding", "videos") as progress:
+        content = extract_features(videos, features, output, dataset.rejects, progress)
+    dataset.rejects.write(output / REJECTED_FILE)
+    dataset.rejects.check(MEDIA, max_rejected)
+    table = Table("modality", "videos", "shape", "encoded now", "encoder")
+    for name, modality in content.modalities.items():
+        present = f"{(modality.lengths > 0).sum():,} of {len(videos):,}"
+        encoded = f"{content.encoded.get(name, 0):,}"
+        table.add_row(name, present, str(list(modality.values.shape[1:])), encoded, content.encoders[name])
+    console.print(table)
+    console.print(f"{time.monotonic() - start:.1f} s; cache: {output}")
+
+
+if __name__ == "__main__":
+    try:
+        auto_cli(extract, as_positional=False)
+    except TfrecError as error:
+        sys.exit(f"error: {error}")
