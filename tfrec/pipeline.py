@@ -80,7 +80,7 @@ class Stages:
         queries = self.queries(task)
 
         def validate() -> Record:
-            embeddings = model.embed_catalogue()
+            embeddings = model.publish(model.embed_catalogue(), _opening(task))
             return _validation_record(self._evaluate(task, self._embed(model, queries, embeddings), embeddings))
 
         self._fit(
@@ -93,13 +93,14 @@ class Stages:
         )
         return model
 
-    def train_cold_start(self, retrieval: RetrievalModel, embeddings: NDArray[np.float32]) -> ColdStartModel | None:
+    def train_cold_start(self, retrieval: RetrievalModel) -> ColdStartModel | None:
         """The VAE head, stopped early by the recall of cold videos, or of all where too few users tell."""
         config = self.config.cold_start
         if not config.enabled or retrieval.candidate_tower.content is None:
             return None
         tf.keras.utils.set_random_seed(self.config.seed + 1)
         batches = replace(self.retrieval_batches, batch_size=config.batch_size)
+        embeddings = retrieval.embed_catalogue()
         model = ColdStartModel(config, retrieval, self.content, embeddings, batches.steps_per_epoch)
         task = self._validation_task()
         asked = self._embed(retrieval, self.queries(task), embeddings)
@@ -110,7 +111,8 @@ class Stages:
         def validate() -> Record:
             generated = embeddings.copy()
             generated[rows] = model.embed_videos(rows)
-            return _validation_record(self._evaluate(task, asked, generated), "cold_start" if enough else "retrieval")
+            published = retrieval.publish(generated, _opening(task))
+            return _validation_record(self._evaluate(task, asked, published), "cold_start" if enough else "retrieval")
 
         self._fit("cold_start", model, config, batches.epoch, validate, Objective("recall@20", True, config.patience))
         return model
@@ -133,12 +135,15 @@ class Stages:
         return model
 
     def embed_videos(self, retrieval: RetrievalModel, cold_start: ColdStartModel | None) -> NDArray[np.float32]:
-        """float32 `[num_videos, D]`: warm videos from the candidate tower, cold ones from the head if there is one."""
+        """float32 `[num_videos, D]`, as published when the final part begins.
+
+        Warm videos come from the candidate tower, cold ones from the head if there is one.
+        """
         embeddings = retrieval.embed_catalogue()
         if cold_start is not None:
             cold = np.flatnonzero(self.dataset.interactions.train_counts == 0)
             embeddings[cold] = cold_start.embed_videos(cold)
-        return embeddings
+        return retrieval.publish(embeddings, _opening(self.final_task()))
 
     def build_index(self, retrieval: RetrievalModel, embeddings: NDArray[np.float32]) -> tuple[Index, Metrics]:
         """The index, tuned by queries of the validation part."""
@@ -259,6 +264,11 @@ class Stages:
                     "records": fit(model, epoch_batches, validate, objective, config.epochs, folder, progress, summary)
                 },
             )
+
+
+def _opening(task: EvaluationTask) -> int:
+    """Unix seconds of the first request: when a part begins."""
+    return int(task.timestamp.min(initial=np.iinfo(np.int64).max)) if len(task) else 0
 
 
 def _validation_record(results: dict[str, Metrics], slice_name: str = "retrieval") -> Record:

@@ -60,9 +60,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         stages = _open(config)
     with console.stage("retrieval"):
         retrieval = stages.train_retrieval()
-        warm_embeddings = retrieval.embed_catalogue()
     with console.stage("cold start"):
-        cold_start = stages.train_cold_start(retrieval, warm_embeddings)
+        cold_start = stages.train_cold_start(retrieval)
         embeddings = stages.embed_videos(retrieval, cold_start)
     with console.stage("index"):
         index, index_metrics = stages.build_index(retrieval, embeddings)
@@ -70,7 +69,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ranking = stages.train_ranking(retrieval, embeddings)
     with console.stage("evaluation"):
         metrics = stages.evaluate(retrieval, ranking, embeddings)
-    print(metrics)
+    for k in ("retrieval","warm","cold_start","ranking"): print(k, {n: v for n, v in metrics[k].items() if "reliab" not in n and ("20" in n or "auc" in n or "ece" in n)})
+    for k, v in metrics["baselines"].items(): print(k, v.get("recall@20"), v.get("warm", {}).get("recall@20"), v.get("cold_start", {}).get("recall@20"))
     return metrics
 
 

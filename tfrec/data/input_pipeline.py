@@ -235,16 +235,11 @@ class RetrievalBatches:
             example = (
                 (step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
             ) % num_examples
-            example = _shuffled(
-                example, tf.stack([self.seed + tf.zeros_like(epoch), epoch, tf.zeros_like(epoch)]), num_examples
-            )
+            example = _shuffled(example, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch]), num_examples)
             user = tf.searchsorted(example_ends, example, side="right", out_type=tf.int64)
-            # The examples of a user are the first ones of a permutation of their own, another each epoch.
-            seeds = tf.stack(
-                [tf.fill(tf.shape(user), self.seed + tf.zeros_like(epoch)), tf.fill(tf.shape(user), epoch), user + 1],
-                axis=1,
-            )
-            choice = _shuffled(example - tf.gather(first_example, user), seeds, tf.gather(num_targets, user))
+            # The examples of a user lie next to each other in the ring of their targets, elsewhere each epoch.
+            size = tf.gather(num_targets, user)
+            choice = (example - tf.gather(first_example, user) + _hash(user, epoch + self.seed) % size) % size
             event = tf.gather(position, tf.gather(first_target, user) + choice)
             user = tf.cast(user, tf.int32)
             draw = tf.stack([tf.constant(self.seed, tf.int64), step])
@@ -328,7 +323,7 @@ class RankingBatches:
         return self._batches(0, -(-len(self.events) // self.batch_size), shuffle=False)
 
     def _batches(self, epoch: int, num_steps: int, shuffle: bool) -> tf.data.Dataset:
-        make = partial(self._batch_function, shuffle=shuffle)
+        make = partial(self._batch, self._tables, shuffle)  # the tables are made here, outside the graph
         steps = tf.data.Dataset.range(epoch * num_steps, (epoch + 1) * num_steps)
         return steps.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
@@ -347,15 +342,13 @@ class RankingBatches:
             "warm": tf.constant(np.flatnonzero(self.interactions.train_counts), tf.int32),
         }
 
-    def _batch_function(self, step: tf.Tensor, shuffle: bool) -> dict[str, Any]:
-        tables, num_events = self._tables, len(self.events)
+    def _batch(self, tables: dict[str, Any], shuffle: bool, step: tf.Tensor) -> dict[str, Any]:
+        num_events = len(self.events)
         steps_per_epoch = -(-num_events // self.batch_size)
         epoch = step // steps_per_epoch
         event = ((step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)) % num_events
         if shuffle:
-            event = _shuffled(
-                event, tf.stack([self.seed + tf.zeros_like(epoch), epoch, tf.ones_like(epoch)]), num_events
-            )
+            event = _shuffled(event, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch + 1]), num_events)
         draw = tf.stack([tf.constant(self.seed, tf.int64), step])
         query = self._query(event, tf.random.stateless_uniform([self.batch_size], draw))
         shape = [self.batch_size, self.negatives_per_event]
@@ -384,15 +377,16 @@ class RankingBatches:
         return log.latest(user, now)
 
 
-def _shuffled(index: tf.Tensor, seed: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Where each index goes in the pseudo-random permutation that its seed chooses.
+def _shuffled(index: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
+    """Where each int64 index `[B]` goes in the pseudo-random permutation of `size` that an integer seed `[2]` chooses."""
+    return tf.random.experimental.index_shuffle(index, tf.cast(seed, tf.uint32), tf.constant(size - 1, tf.int64))
 
-    Args:
-        index: int64 `[B]`.
-        seed: integer `[3]`, or `[B, 3]` for permutations of their own.
-        size: of the permutation, scalar or `[B]`.
-    """
-    # Not tf.random.experimental.index_shuffle, which pads a matrix of seeds wrongly.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=index, seed=tf.cast(seed, tf.uint32), max_index=tf.cast(size, tf.int64) - 1, rounds=4
-    )
+
+def _hash(values: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Scrambles int64 `[B]` to int64 `[B]` of 0 or more, another way for each int64 seed (the finaliser of SplitMix64)."""
+    mixed = tf.cast(values + 1, tf.uint64) * tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    mixed += tf.cast(seed, tf.uint64) * tf.constant(0xD1B54A32D192ED03, tf.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, tf.constant(shift, tf.uint64)))
+        mixed *= tf.constant(factor, tf.uint64)
+    return tf.cast(tf.bitwise.right_shift(mixed, tf.constant(1, tf.uint64)), tf.int64)

@@ -8,6 +8,7 @@ ones only, so what is recommended of the warm catalogue is the same with the hea
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class ColdStartModel(tfrs.Model):
         config: of the model.
         retrieval: trained, with content in its candidate tower; it stays as it is.
         content: content features of the catalogue.
-        video_embeddings: float32 `[num_videos, D]` from the candidate tower.
+        video_embeddings: float32 `[num_videos, D]`, from `RetrievalModel.embed_catalogue`.
         steps_per_epoch: for the annealing.
     """
 
@@ -57,9 +58,7 @@ class ColdStartModel(tfrs.Model):
     ) -> None:
         super().__init__()
         self.config = config
-        self._retrieval = [retrieval]  # in a list: its variables are not this model's
-        self._tower = [retrieval.candidate_tower]
-        self._content_tower: list[Any] = [retrieval.candidate_tower.content]
+        self._retrieval = lambda: retrieval  # behind a function, so that its variables are not this model's
         self._targets = tf.constant(video_embeddings)
         self._widths = {name: modality.dim for name, modality in content.modalities.items()}
         dim = video_embeddings.shape[1]
@@ -79,7 +78,7 @@ class ColdStartModel(tfrs.Model):
                 tf.keras.layers.Dense(dim, kernel_initializer="zeros"),
             ]
         )
-        self.noise = tf.random.Generator.from_seed(int(tf.random.uniform([], maxval=1 << 31, dtype=tf.int32)))
+        self.noise = tf.random.Generator.from_seed(random.randrange(1 << 31))
         self.step = tf.Variable(0.0, trainable=False)
         self.annealing_steps = float(config.annealing_epochs * steps_per_epoch)
 
@@ -94,7 +93,8 @@ class ColdStartModel(tfrs.Model):
             rows: int32 `[B]`, rows of the catalogue whose side columns count, -1 for none.
 
         Returns:
-            Embeddings and the log-variance of their latents, float32 `[B, D]` each.
+            Embeddings as `RetrievalModel.embed_catalogue` gives them, and the log-variance of their latents, float32
+            `[B, D]` each.
         """
         inputs, base = self._inputs(values, lengths, rows)
         latent = self._encode(inputs, base)
@@ -107,13 +107,15 @@ class ColdStartModel(tfrs.Model):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
     def _embed_rows(self, videos: tf.Tensor) -> tf.Tensor:
-        return self.embed(*self._content_tower[0].features(videos), videos)[0]
+        return self.embed(*self._retrieval().candidate_tower.content.features(videos), videos)[0]
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Negative ELBO with annealed KL, the retrieval loss of the embeddings, and their distance to the tower's."""
-        retrieval = self._retrieval[0]
+        retrieval = self._retrieval()
         candidates, targets = batch_candidates(inputs)
-        values, lengths = self._some_unrendered(*self._content_tower[0].features(candidates), candidates, training)
+        values, lengths = self._some_unrendered(
+            *retrieval.candidate_tower.content.features(candidates), candidates, training
+        )
         features, base = self._inputs(values, lengths, candidates)
         latent = self._encode(self.dropout(features, training=training), base)
         deviation = tf.exp(0.5 * latent.log_variance)
@@ -121,7 +123,7 @@ class ColdStartModel(tfrs.Model):
         embeddings = base + self.correction(sample)
         events = tf.gather(self._targets, tf.maximum(inputs["query"].history, 0))
         queries = retrieval.query_tower(inputs["query"], events)
-        interaction = retrieval.softmax_loss(queries, embeddings, candidates, targets, inputs["positives"])
+        interaction = retrieval.softmax_loss(queries, embeddings, candidates, targets, inputs)
         distance = tf.reduce_mean(tf.reduce_sum(tf.square(embeddings - tf.gather(self._targets, candidates)), axis=1))
         reconstruction = self._reconstruction(sample, features, lengths)
         kl = 0.5 * (tf.square(latent.mean) + tf.exp(latent.log_variance) - 1.0 - latent.log_variance)
@@ -149,10 +151,10 @@ class ColdStartModel(tfrs.Model):
         self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Standardised pooled content `[B, sum of widths]`, and the candidate tower's embedding without id `[B, D]`."""
-        tower = self._tower[0]
+        tower = self._retrieval().candidate_tower
         pooled = []
         for name in self._widths:
-            value = self._content_tower[0].towers[name].standardise(values[name])
+            value = tower.content.towers[name].standardise(values[name])
             if value.shape.rank == 3:
                 value = masked_mean(value, tf.sequence_mask(lengths[name], tf.shape(value)[1]))
             pooled.append(value * tf.cast(lengths[name] > 0, tf.float32)[:, None])

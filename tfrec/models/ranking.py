@@ -66,7 +66,7 @@ class RankingModel(tfrs.Model):
         super().__init__()
         interactions = dataset.interactions
         self.labels = tuple(name for name in LABELS if name in interactions.labels) or ("click",)
-        self._retrieval = [retrieval]  # in a list: its variables are not this model's
+        self._retrieval = lambda: retrieval  # behind a function, so that its variables are not this model's
         self.video_embeddings = tf.Variable(video_embeddings, trainable=False)
         self.created_at = tf.constant(dataset.videos.created_at, tf.int64)
         self.warm = tf.constant(interactions.train_counts > 0)
@@ -108,7 +108,7 @@ class RankingModel(tfrs.Model):
         """
         shape = tf.shape(candidates)
         users, rows = tf.repeat(query.user, shape[1]), tf.maximum(tf.reshape(candidates, [-1]), 0)
-        videos = tf.reshape(tf.gather(self.video_embeddings, rows), [shape[0], shape[1], -1])
+        videos = tf.gather(self.video_embeddings, tf.maximum(candidates, 0))
         parts = [*self._matches(query, query_embeddings, events, videos), *self._identities(users, rows, training)]
         parts += [tf.gather(self.log_count, rows)[:, None], self._age(tf.repeat(query.timestamp, shape[1]), rows)]
         parts += [columns(ids) for columns, ids in ((self.user_columns, users), (self.video_columns, rows)) if columns]
@@ -128,7 +128,7 @@ class RankingModel(tfrs.Model):
         products = query_embeddings[:, None, :] * videos
         width = videos.shape[-1]
         mask = (query.history >= 0)[:, None, :]
-        nearness = tf.einsum("bcd,btd->bct", tf.nn.l2_normalize(videos, -1), tf.nn.l2_normalize(events, -1))
+        nearness = tf.einsum("bcd,btd->bct", _direction(videos), _direction(events))
         count = tf.maximum(tf.reduce_sum(tf.cast(mask, tf.float32), axis=2), 1.0)
         nearest = tf.reduce_max(tf.where(mask, nearness, -1.0), axis=2)
         mean = tf.reduce_sum(tf.where(mask, nearness, 0.0), axis=2) / count
@@ -168,7 +168,7 @@ class RankingModel(tfrs.Model):
     def _batch_logits(self, inputs: dict[str, Any], training: bool) -> tf.Tensor:
         query: Query = inputs["query"]
         events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
-        query_embeddings = self._retrieval[0].query_tower(query, events)
+        query_embeddings = self._retrieval().query_tower(query, events)
         return self.logits(query, query_embeddings, events, inputs["candidates"], training=training)
 
     def probabilities(
@@ -203,7 +203,7 @@ class RankingModel(tfrs.Model):
     def _predict_batch(self, inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         query: Query = inputs["query"]
         events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
-        query_embeddings = self._retrieval[0].query_tower(query, events)
+        query_embeddings = self._retrieval().query_tower(query, events)
         videos = tf.gather(self.video_embeddings, inputs["candidates"])
         scores = tf.einsum("bd,bcd->bc", query_embeddings, videos)
         logits = self.logits(query, query_embeddings, events, inputs["candidates"])
@@ -225,6 +225,11 @@ class RankingModel(tfrs.Model):
         return float(
             sum(np.mean(np.logaddexp(0, p.logits) - p.labels * p.logits) for p in predictions if len(p.labels))
         )
+
+
+def _direction(embeddings: tf.Tensor) -> tf.Tensor:
+    """Unit vectors of taste: without the last dimension, which is appeal."""
+    return tf.nn.l2_normalize(embeddings[..., :-1], -1)
 
 
 def _standardised(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from tfrec.data.input_pipeline import Query, RetrievalBatches
 from tfrec.data.schema import Dataset
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
+from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
 from tfrec.towers.query import QueryTower
 
@@ -37,11 +38,12 @@ class RetrievalModel(tfrs.Model):
         self.candidate_tower = CandidateTower(
             config.candidate,
             config.embedding_dim,
-            dataset.interactions.train_counts,
+            self.num_videos,
             content,
             dataset.videos.columns,
             config.dropout,
         )
+        self.appeal = Appeal(dataset.interactions, dataset.videos.created_at)
         self.query_tower = QueryTower(
             config.query,
             config.embedding_dim,
@@ -70,7 +72,7 @@ class RetrievalModel(tfrs.Model):
         num_candidates = tf.size(candidates)
         events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(query.history)))
         queries = self.query_tower(query, events, training=training)
-        loss = self.softmax_loss(queries, embeddings[:num_candidates], candidates, targets, inputs["positives"])
+        loss = self.softmax_loss(queries, embeddings[:num_candidates], candidates, targets, inputs)
         return loss + self.config.weight_decay * self._table_norm()
 
     def softmax_loss(
@@ -79,7 +81,7 @@ class RetrievalModel(tfrs.Model):
         embeddings: tf.Tensor,
         candidates: tf.Tensor,
         targets: tf.Tensor,
-        positives: tf.Tensor,
+        inputs: dict[str, Any],
     ) -> tf.Tensor:
         """Mean cross-entropy of the targets among the candidates, corrected and masked.
 
@@ -88,12 +90,13 @@ class RetrievalModel(tfrs.Model):
             embeddings: float32 `[C, D]` of the candidates.
             candidates: int32 `[C]`, distinct row numbers.
             targets: int32 `[B]`, places in `candidates`.
-            positives: int32 `[B, P]`, what each user watched, -1 padding.
+            inputs: the batch: the times of the queries, and what each user watched besides.
         """
-        logits = tf.matmul(queries, embeddings, transpose_b=True) / self.config.temperature
+        logits = tf.matmul(queries, embeddings, transpose_b=True) + self.appeal(inputs["query"].timestamp, candidates)
+        logits /= self.config.temperature
         if self.log_q is not None:
             logits -= tf.gather(self.log_q, candidates)
-        logits = mask_positives(logits, candidates, positives, targets, self.num_videos)
+        logits = mask_positives(logits, candidates, inputs["positives"], targets, self.num_videos)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
     def _table_norm(self) -> tf.Tensor:
@@ -101,9 +104,23 @@ class RetrievalModel(tfrs.Model):
         return tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables if table is not None])
 
     def embed_catalogue(self, batch_size: int = 4096) -> NDArray[np.float32]:
-        """float32 `[num_videos, embedding_dim]`: the candidate embedding of every video."""
+        """The embedding of every video but for what changes with time: float32 `[num_videos, embedding_dim]`."""
         rows = tf.data.Dataset.range(self.num_videos).batch(batch_size)
         return np.concatenate([self._embed_videos(tf.cast(batch, tf.int32)) for batch in rows])
+
+    def publish(self, embeddings: NDArray[np.float32], now: int) -> NDArray[np.float32]:
+        """Candidate embeddings for an index: those of `embed_catalogue` with their appeal at a time.
+
+        Args:
+            embeddings: float32 `[num_videos, embedding_dim]`.
+            now: Unix seconds after the training part; any number where the log has no times.
+
+        Returns:
+            float32 `[num_videos, embedding_dim]`.
+        """
+        published = embeddings.copy()
+        published[:, -1] += np.asarray(self.appeal.published(tf.range(self.num_videos), now))
+        return published
 
     @tf.function(reduce_retracing=True)
     def _embed_videos(self, videos: tf.Tensor) -> tf.Tensor:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from tfrec.config import CandidateConfig
 from tfrec.data.schema import FeatureColumns
@@ -25,13 +23,13 @@ class CandidateTower(tf.keras.layers.Layer):
     """Embeds videos by id, content and side columns, summed.
 
     The last dimension of an embedding is the video's own appeal: the query tower holds a constant there, so that the inner
-    product of the two is a personal score plus a bias, and one index serves both. It starts at the logarithm of the video's
-    frequency, so that training begins at the popularity ranking.
+    product of the two is a personal score plus a bias, and one index serves both.
+    What of it changes with time is `Appeal`'s.
 
     Args:
         config: of the tower.
         embedding_dim: width of the output.
-        train_counts: int `[num_videos]`, training events per video.
+        num_videos: size of the catalogue.
         content: its content features.
         columns: its side columns.
         dropout: inside the content towers.
@@ -41,17 +39,14 @@ class CandidateTower(tf.keras.layers.Layer):
         self,
         config: CandidateConfig,
         embedding_dim: int,
-        train_counts: NDArray[np.int64],
+        num_videos: int,
         content: ContentFeatures,
         columns: FeatureColumns,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.ids = tf.keras.layers.Embedding(len(train_counts), embedding_dim - 1, embeddings_initializer=_near_zero())
-        appeal = np.log1p(train_counts) - np.log1p(train_counts).mean()
-        self.appeal = tf.keras.layers.Embedding(
-            len(train_counts), 1, embeddings_initializer=tf.constant_initializer(appeal)
-        )
+        self.ids = tf.keras.layers.Embedding(num_videos, embedding_dim - 1, embeddings_initializer=_near_zero())
+        self.appeal = tf.keras.layers.Embedding(num_videos, 1, embeddings_initializer="zeros")
         self.show_id = RandomMask(config.id_dropout)
         self.content = None
         if config.use_content and content:

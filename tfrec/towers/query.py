@@ -91,6 +91,8 @@ class QueryTower(tf.keras.layers.Layer):
             float32 `[B, embedding_dim]`.
         """
         mask = query.history >= 0
+        # The last dimension, a video's appeal, is no taste of who watched it.
+        events *= tf.concat([tf.ones([events.shape[-1] - 1]), tf.zeros([1])], axis=0)
         if self.kinds is not None:
             events += self.kinds(query.history_kind)
         history = self.history(events, mask, query.history_age)

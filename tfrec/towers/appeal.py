@@ -1,0 +1,105 @@
+"""How much a video appeals to anybody at a given time: its trend and its freshness.
+
+Which videos are watched changes with time more than who likes what. So the retrieval score of a training event has a part
+that depends on the video and the time of the event alone: how often the video was watched lately, seen from then, and how
+new it was then. When embeddings are published, that part is computed for the time of publication and goes into the last
+dimension of the candidate embeddings; no query pays for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfrec.data.input_pipeline import SECONDS_PER_DAY
+from tfrec.data.schema import Interactions, Part
+from tfrec.layers.attention import TimeEncoding
+
+NUM_PERIODS = 64
+"""Resolution in time: the training log is cut into as many periods of equal length."""
+
+HALF_LIVES = (np.inf, 1 / 8, 1 / 40)
+"""Of the counts, as shares of the length of the training log."""
+
+
+class Appeal(tf.keras.layers.Layer):
+    """The part of a score that depends on video and time alone.
+
+    Args:
+        interactions: the log, of which the training part counts.
+        created_at: int64 `[num_videos]` Unix seconds, 0 where unknown.
+    """
+
+    def __init__(self, interactions: Interactions, created_at: NDArray[np.int64]) -> None:
+        super().__init__()
+        rows = interactions.rows(Part.TRAIN)
+        times = interactions.timestamp[rows]
+        self.num_periods = NUM_PERIODS if interactions.has_time and times.max() > times.min() else 1
+        self.first, self.last = int(times.min()), int(times.max())
+        self.period_seconds = max((self.last - self.first) / self.num_periods, 1.0)
+        period = np.minimum((times - self.first) / self.period_seconds, self.num_periods - 1).astype(np.int64)
+        counts = np.zeros((self.num_periods, interactions.num_videos), np.float32)
+        np.add.at(counts, (period, interactions.video[rows]), 1)
+        self.trends = tf.constant(np.stack([_trend(counts, half_life) for half_life in HALF_LIVES]), tf.float16)
+        self.trend_weights = self.add_weight("trend_weights", (len(HALF_LIVES),), initializer=_first_is_one)
+        self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.num_periods > 1 else None
+        self.freshness = TimeEncoding(1)
+
+    def call(self, timestamp: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
+        """Appeal of each video at the time of each request.
+
+        Args:
+            timestamp: int64 `[B]` Unix seconds.
+            videos: int32 `[C]` row numbers.
+
+        Returns:
+            float32 `[B, C]`.
+        """
+        if self.num_periods == 1:
+            return self.published(videos, 0)[None]
+        period = tf.cast(tf.cast(timestamp - self.first, tf.float32) / self.period_seconds, tf.int32)
+        return tf.gather(self._at_periods(videos), tf.clip_by_value(period, 0, self.num_periods - 1))
+
+    def published(self, videos: tf.Tensor, now: int) -> tf.Tensor:
+        """Appeal after the training part: float32 `[C]` for int32 `[C]` row numbers at `now`, Unix seconds."""
+        trends = tf.cast(tf.gather(self.trends[:, -1], videos, axis=1), tf.float32)
+        trend = tf.einsum("h,hc->c", self.trend_weights, trends)
+        if self.created_at is None:
+            return trend
+        return trend + self._fresh(videos, tf.constant([now], tf.int64))[0]
+
+    def _at_periods(self, videos: tf.Tensor) -> tf.Tensor:
+        """float32 `[num_periods, C]`: by the counts before each period."""
+        trends = tf.cast(tf.gather(self.trends[:, :-1], videos, axis=2), tf.float32)
+        trend = tf.einsum("h,hpc->pc", self.trend_weights, trends)
+        if self.created_at is None:
+            return trend
+        middle = self.first + (tf.range(self.num_periods, dtype=tf.float32) + 0.5) * self.period_seconds
+        return trend + self._fresh(videos, tf.cast(middle, tf.int64))
+
+    def _fresh(self, videos: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        """float32 `[times, C]`, 0 where the date of creation is unknown."""
+        created = tf.gather(self.created_at, videos)
+        days = tf.cast(tf.maximum(times[:, None] - created, 0), tf.float32) / SECONDS_PER_DAY
+        return tf.where(created > 0, self.freshness(days)[:, :, 0], 0.0)
+
+
+def _first_is_one(shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
+    """Training starts at the popularity ranking."""
+    return tf.one_hot(0, shape[0], dtype=dtype)
+
+
+def _trend(counts: NDArray[np.float32], half_life: float) -> NDArray[np.float32]:
+    """`[num_periods + 1, num_videos]`: log of the decayed counts before each period, and after the last one.
+
+    Args:
+        counts: `[num_periods, num_videos]` training events.
+        half_life: as a share of all periods.
+    """
+    decay = 0.5 ** (1 / (half_life * len(counts)))
+    total, rows = np.zeros_like(counts[0]), []
+    for period in counts:
+        rows.append(np.log1p(total))
+        total = total * decay + period
+    return np.stack([*rows, np.log1p(total)])
