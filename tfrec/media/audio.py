@@ -1,7 +1,8 @@
 """Sound tracks as mono waveforms.
 
 A *waveform* is float32 `[samples]` in about -1 .. 1 at the wanted rate; an empty one means that there is no sound track.
-FFmpeg's resampler converts rate, sample format and channel layout. Memory is bounded by the seconds asked for.
+FFmpeg's resampler converts rate and sample format; mono is the mean of the channels (FFmpeg's own downmix of float samples is
+louder than its parts). Memory is bounded by the seconds asked for.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def read_sound_track(container: Any, sample_rate_hz: int, max_seconds: float, de
     limit = int(max_seconds * sample_rate_hz)
     resampler = _Resampler(sample_rate_hz)
     chunks: list[Waveform] = []
-    for frame in decode(container, stream, deadline):
+    for frame in decode(container.demux(stream), deadline):
         chunks += resampler(frame)
         if sum(map(len, chunks)) >= limit:
             break
@@ -86,7 +87,8 @@ class _Resampler:
         return rest + self._run(frame)
 
     def _new(self) -> Any:
-        return av.AudioResampler(format="flt", layout="mono", rate=self._rate)
+        return av.AudioResampler(format="flt", rate=self._rate)
 
     def _run(self, frame: Any) -> list[Waveform]:
-        return [out.to_ndarray()[0] for out in self._resampler.resample(frame)]
+        packed = self._resampler.resample(frame)
+        return [part.to_ndarray().reshape(-1, part.layout.nb_channels).mean(axis=1) for part in packed]

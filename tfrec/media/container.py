@@ -7,7 +7,7 @@ as a video could otherwise make FFmpeg read other files. Every loop over packets
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,21 +103,16 @@ def check_readable(path: Path) -> None:
         raise MediaError(path, f"cannot be read ({_short(error)})") from error
 
 
-def decode(
-    container: Any, stream: Any, deadline: Deadline, skippable: Callable[[Any], bool] | None = None
-) -> Iterator[Any]:
-    """Yields the frames of a stream from where the container stands; packets that cannot be decoded are passed over.
+def decode(packets: Iterable[Any], deadline: Deadline) -> Iterator[Any]:
+    """Yields the frames of a stream's packets; packets that cannot be decoded are passed over.
 
-    Args:
-        container: an open container.
-        stream: one of its streams.
-        deadline: of the file.
-        skippable: whether nobody will miss a packet's frame; it is then decoded only if others refer to it.
+    Raises:
+        MediaError: If the time is up, or the stream is encrypted.
     """
-    for packet in container.demux(stream):
+    for packet in packets:
         deadline.check()
-        if skippable is not None:
-            stream.codec_context.skip_frame = "NONREF" if skippable(packet) else "DEFAULT"
+        if packet.has_sidedata("encryption_info"):
+            raise MediaError(deadline.path, f"encrypted: its {packet.stream.type} stream cannot be read without a key")
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
@@ -130,7 +125,7 @@ def _what_it_is(path: Path) -> str:
         head = file.read(16)
     for name, (offset, magic) in _MAGIC.items():
         if head[offset : offset + len(magic)] == magic:
-            return f"starts like {name} file but is truncated or damaged"
+            return f"starts like {name} file but is truncated, damaged or of an impossible size"
     if not any(head):
         return "not a media file: it starts with zero bytes"
     return f"not a media file: it starts with {head!r}"

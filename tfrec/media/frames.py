@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 _UNINDEXED_GAP_SECONDS = 10.0
 _SLACK_SECONDS = 0.5
+_REORDER_PACKETS = 8  # packets come in decoding order, a few places off the order on screen
 
 
 def read_frames(source: Path, num_frames: int, image_size: int, timeout_seconds: float = 60.0) -> Frames:
@@ -99,7 +102,7 @@ class _Playhead:
         self._indexed = any(name in container.format.name for name in ("mov", "avi"))
         self._can_seek = True
         self._wanted = 0.0
-        self._frames = decode(container, stream, deadline, self._is_over_before)
+        self._frames = self._decode()
         self._current: Any = None
         self._next: Any = None
         self._advance()
@@ -149,14 +152,31 @@ class _Playhead:
 
     def _jump(self, timestamp: int) -> None:
         self._container.seek(timestamp, stream=self._stream)
-        self._frames = decode(self._container, self._stream, self._deadline, self._is_over_before)
+        self._frames = self._decode()
         self._current, self._next = None, next(self._frames, None)
 
-    def _is_over_before(self, packet: Any) -> bool:
-        """Whether a packet's frame has left the screen before the time wanted."""
-        if packet.pts is None or not packet.duration:
+    def _decode(self) -> Iterator[Any]:
+        return decode(self._sparing(self._container.demux(self._stream)), self._deadline)
+
+    def _sparing(self, packets: Iterable[Any]) -> Iterator[Any]:
+        """Passes packets on; has the decoder drop those that nobody will miss, if no other frame refers to them."""
+        ahead: deque[Any] = deque()
+        passed: deque[int | None] = deque(maxlen=_REORDER_PACKETS)
+        for packet in chain(packets, repeat(None, _REORDER_PACKETS)):
+            ahead.append(packet)
+            if len(ahead) <= _REORDER_PACKETS or (current := ahead.popleft()) is None:
+                continue
+            near = [*passed, *(other.pts for other in ahead if other is not None)]
+            self._stream.codec_context.skip_frame = "NONREF" if self._will_not_miss(current.pts, near) else "DEFAULT"
+            passed.append(current.pts)
+            yield current
+
+    def _will_not_miss(self, timestamp: int | None, near: Iterable[int | None]) -> bool:
+        """Whether another frame follows this one on screen by the time wanted."""
+        if timestamp is None:
             return False
-        return bool((packet.pts + packet.duration) * self._stream.time_base <= self._wanted)
+        wanted = self._wanted / self._stream.time_base
+        return any(other is not None and timestamp < other <= wanted for other in near)
 
     def _check_end(self, seconds: float) -> None:
         frame = self._current
@@ -172,21 +192,31 @@ def _picture_stream(container: Any, path: Path) -> Any:
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         raise MediaError(path, "no video stream")
-    stream = max(streams, key=lambda stream: (stream.width or 0) * (stream.height or 0))
-    if stream.codec_context is None:
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
         raise MediaError(path, "its video codec is unknown")
+    stream = max(known, key=lambda stream: stream.width * stream.height)
     pixels = stream.width * stream.height
     if pixels > MAX_PIXELS:
         raise MediaError(path, f"too large: {stream.width} x {stream.height} pixels, at most {MAX_PIXELS} are read")
-    _check_whole(stream, path)
+    _check_whole(container, stream, path)
     return stream
 
 
-def _check_whole(stream: Any, path: Path) -> None:
+def _check_whole(container: Any, stream: Any, path: Path) -> None:
+    """Formats that say where they end are taken at their word."""
+    if container.format.name == "gif" and _last_byte(path) != b";":
+        raise MediaError(path, "truncated: the GIF has no end")
     entries = stream.index_entries
     size = path.stat().st_size
     if len(entries) and (end := entries[len(entries) - 1].pos + entries[len(entries) - 1].size) > size:
         raise MediaError(path, f"truncated: its index reaches to byte {end}, the file has {size}")
+
+
+def _last_byte(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read()
 
 
 def _sample_times(container: Any, stream: Any, num_frames: int, deadline: Deadline) -> Iterator[float]:

@@ -22,14 +22,10 @@ from typing import TypeVar
 
 import tfrec
 from tfrec.data.schema import MediaSource
-from tfrec.media.audio import Waveform
 from tfrec.media.container import MediaError, timeout_reason
-from tfrec.media.frames import Frames
-from tfrec.media.read import DecodeSettings, main_path
+from tfrec.media.read import Decoded, DecodeSettings, main_path
 
 Tag = TypeVar("Tag")
-Decoded = tuple[Frames, Waveform]
-
 _GRACE_SECONDS = 2.0  # a worker that watches its own deadline says so; one that hangs does not
 _JOBS_AHEAD_PER_WORKER = 8
 
@@ -57,9 +53,10 @@ class DecodePool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.stop()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown()
 
     def decode(self, sources: Iterable[tuple[Tag, MediaSource]]) -> Iterator[tuple[Tag, Decoded | MediaError]]:
         """Yields each source's frames and sound, or why there are none, in the order given.

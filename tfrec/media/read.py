@@ -13,6 +13,8 @@ from tfrec.media.audio import Waveform, read_audio, read_sound_track
 from tfrec.media.container import Deadline, open_container
 from tfrec.media.frames import Frames, read_frames, sample_frames
 
+Decoded = tuple[Frames, Waveform]
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
@@ -43,7 +45,7 @@ def main_path(source: MediaSource) -> Path:
     return source.video or source.frames or source.audio[0]
 
 
-def read_media(source: MediaSource, settings: DecodeSettings) -> tuple[Frames, Waveform]:
+def read_media(source: MediaSource, settings: DecodeSettings) -> Decoded:
     """Reads the frames and the sound of a video; a folder of pictures or sound files take precedence over the container's.
 
     Args:
@@ -67,7 +69,7 @@ def read_media(source: MediaSource, settings: DecodeSettings) -> tuple[Frames, W
     return frames, sound
 
 
-def _read_container(source: MediaSource, settings: DecodeSettings) -> tuple[Frames, Waveform]:
+def _read_container(source: MediaSource, settings: DecodeSettings) -> Decoded:
     """Opens the container once; looking for the second stream's packets costs little beside decoding them."""
     assert source.video is not None
     frames = np.zeros((0, settings.image_size, settings.image_size, 3), np.uint8)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import resource
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import cv2
 
+from tfrec.data.schema import MediaSource
 from tfrec.media.container import MediaError
-from tfrec.media.read import main_path, read_media
+from tfrec.media.read import Decoded, DecodeSettings, main_path, read_media
 
 _MEMORY_LIMIT_BYTES = 6 * 2**30  # address space; what asks for more is a bomb
 
@@ -22,14 +24,19 @@ def serve(connection: Connection) -> None:
             source, settings = connection.recv()
         except EOFError:
             return
-        try:
-            connection.send(read_media(source, settings))
-        except MediaError as error:
-            connection.send(error)
-        except MemoryError:
-            connection.send(MediaError(main_path(source), "it takes too much memory to decode"))
-        except Exception as error:  # whatever a decoder thinks of is about this file only
-            connection.send(MediaError(main_path(source), f"cannot be decoded ({type(error).__name__}: {error})"))
+        with suppress(BrokenPipeError):  # the parent was killed: the next `recv` ends the loop
+            connection.send(_answer(source, settings))
+
+
+def _answer(source: MediaSource, settings: DecodeSettings) -> Decoded | MediaError:
+    try:
+        return read_media(source, settings)
+    except MediaError as error:
+        return error
+    except MemoryError:
+        return MediaError(main_path(source), "it takes too much memory to decode")
+    except Exception as error:  # whatever a decoder thinks of is about this file only
+        return MediaError(main_path(source), f"cannot be decoded ({type(error).__name__}: {error})")
 
 
 if __name__ == "__main__":

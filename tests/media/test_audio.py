@@ -1,0 +1,77 @@
+"""Sound tracks as mono waveforms."""
+
+import numpy as np
+import pytest
+
+from tfrec.media.audio import read_audio
+from tfrec.media.container import MediaError
+
+
+def tone(seconds: float, rate_hz: int, hertz: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate_hz)) / rate_hz)
+
+
+def loudest_hertz(waveform: np.ndarray, rate_hz: int) -> float:
+    return float(np.abs(np.fft.rfft(waveform)).argmax() * rate_hz / len(waveform))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "layout", "rate_hz"),
+    [
+        ("wav", "pcm_s16le", "mono", 8_000),
+        ("wav", "pcm_s16le", "stereo", 44_100),
+        ("mov", "pcm_s16le", "7.1", 48_000),
+        ("mp4", "aac", "stereo", 44_100),
+        ("mkv", "aac", "mono", 22_050),
+    ],
+)
+def test_any_codec_rate_and_channel_count(tmp_path, write_media, suffix, codec, layout, rate_hz):
+    path = tmp_path / f"a.{suffix}"
+    write_media(path, [], tone=tone(1, rate_hz), tone_rate_hz=rate_hz, layout=layout, audio_codec=codec)
+    waveform = read_audio([path], 16_000, 30)
+    assert waveform.dtype == np.float32
+    assert waveform.ndim == 1
+    assert len(waveform) == pytest.approx(16_000, abs=2_300)  # AAC adds up to two frames of silence
+    assert loudest_hertz(waveform, 16_000) == pytest.approx(440, abs=3)
+    middle = waveform[4_000:12_000]
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_pcm_at_the_wanted_rate_is_left_as_it_is(tmp_path, write_media):
+    samples = tone(0.5, 16_000)
+    path = write_media(
+        tmp_path / "a.wav", [], tone=samples, tone_rate_hz=16_000, layout="mono", audio_codec="pcm_s16le"
+    )
+    np.testing.assert_allclose(read_audio([path], 16_000, 30), samples, atol=1e-4)
+
+
+def test_files_follow_each_other_up_to_the_limit(tmp_path, write_media):
+    paths = [
+        write_media(
+            tmp_path / f"{number}.wav",
+            [],
+            tone=np.full(16_000, level),
+            tone_rate_hz=16_000,
+            layout="mono",
+            audio_codec="pcm_s16le",
+        )
+        for number, level in enumerate([0.25, 0.5])
+    ]
+    waveform = read_audio(paths, 16_000, max_seconds=1.5)
+    assert len(waveform) == 24_000
+    np.testing.assert_allclose(waveform[[100, 15_000, 17_000, 23_900]], [0.25, 0.25, 0.5, 0.5], atol=1e-3)
+
+
+def test_no_sound_track_is_empty_and_silence_is_zeros(tmp_path, write_media):
+    picture = np.zeros((16, 16, 3), np.uint8)
+    assert read_audio([write_media(tmp_path / "a.mp4", [picture])], 16_000, 30).shape == (0,)
+    silent = write_media(tmp_path / "b.mp4", [picture], tone=np.zeros(44_100))
+    waveform = read_audio([silent], 16_000, 30)
+    assert len(waveform) > 15_000
+    np.testing.assert_allclose(waveform, 0, atol=1e-4)
+
+
+def test_what_is_no_sound_is_refused(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + bytes(100))
+    with pytest.raises(MediaError, match="starts like an AVI or WAV file"):
+        read_audio([tmp_path / "a.wav"], 16_000, 30)
