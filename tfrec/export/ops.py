@@ -1,0 +1,92 @@
+"""Which ops an exported graph needs, and whether a stock TensorFlow Serving 2.16 has them.
+
+Such a server registers the ops of TensorFlow itself and those of TF-Text that it links in. Ops of other libraries (ScaNN,
+tensorflow-io, newer TF-Text) load in the Python process that made the model, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tfrec.errors import TfrecError
+
+TF_TEXT_OPS = frozenset(
+    {
+        "CaseFoldUTF8",
+        "ConstrainedSequence",
+        "FastBertNormalize",
+        "FastWordpieceTokenizeWithOffsets",
+        "FindSourceOffsets",
+        "MaxSpanningTree",
+        "NormalizeUTF8",
+        "NormalizeUTF8WithOffsetsMap",
+        "PhraseTokenize",
+        "RegexSplitWithOffsets",
+        "RougeL",
+        "SentenceFragments",
+        "SentenceFragmentsV2",
+        "SentencepieceDetokenizeOp",
+        "SentencepieceIdToStringOp",
+        "SentencepieceOp",
+        "SentencepieceStringToIdOp",
+        "SentencepieceTokenizeOp",
+        "SentencepieceTokenizeWithOffsetsOp",
+        "SentencepieceVocabSizeOp",
+        "SplitMergeTokenizeWithOffsets",
+        "TFText>BoiseTagsToOffsets",
+        "TFText>ByteSplitByOffsets",
+        "TFText>ByteSplitWithOffsets",
+        "TFText>FastSentencepieceDetokenize",
+        "TFText>FastSentencepieceTokenize",
+        "TFText>FastWordpieceDetokenize",
+        "TFText>NgramsStringJoin",
+        "TFText>OffsetsToBoiseTags",
+        "TFText>PhraseDetokenize",
+        "TFText>WhitespaceTokenizeWithOffsetsV2",
+        "TokenizerFromLogits",
+        "UnicodeScriptTokenizeWithOffsets",
+        "WhitespaceTokenizeWithOffsets",
+        "WordpieceTokenizeWithOffsets",
+    }
+)
+"""TF-Text ops of TensorFlow Serving 2.16.1: it links `//tensorflow_text:ops_lib` (tensorflow_serving/model_servers/BUILD) of
+TF-Text 2.12.1 (tensorflow_serving/workspace.bzl), which lacks the trimmers (`TFText>RoundRobinTrim`) and `TFText>Utf8Binarize`
+that later releases have."""
+
+
+def graph_ops(saved_model: Path) -> set[str]:
+    """Names of all ops in the graphs and functions of a SavedModel.
+
+    Args:
+        saved_model: its folder.
+    """
+    model = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
+    ops: set[str] = set()
+    for graph in (meta_graph.graph_def for meta_graph in model.meta_graphs):
+        functions = {function.signature.name for function in graph.library.function}
+        bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+        ops |= {node.op for body in bodies for node in body} - functions
+    return ops
+
+
+def foreign_ops(saved_model: Path) -> set[str]:
+    """Names of the ops that a stock TensorFlow Serving 2.16 does not have."""
+    # `tf.raw_ops` holds the ops of TensorFlow alone, whatever else this process has loaded.
+    return {op for op in graph_ops(saved_model) if not hasattr(tf.raw_ops, op)} - TF_TEXT_OPS
+
+
+def assert_stock(saved_model: Path) -> None:
+    """Refuses a SavedModel that a stock TensorFlow Serving 2.16 cannot load.
+
+    Raises:
+        TfrecError: If an op is neither TensorFlow's nor among `TF_TEXT_OPS`.
+    """
+    foreign = foreign_ops(saved_model)
+    if foreign:
+        raise TfrecError(
+            f"{saved_model.name} uses ops that stock TensorFlow Serving 2.16 does not register: {', '.join(sorted(foreign))}. "
+            "Publish it with `stock=False` for a server that has them, or choose an encoder or index without them."
+        )

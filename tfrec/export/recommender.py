@@ -1,0 +1,317 @@
+"""The `recommender` SavedModel: from a request to a slate in one call.
+
+The stages of `recommend`, each a method: parse -> embed -> retrieve, without what may not be shown -> score -> slate -> reasons.
+Everything is TensorFlow ops; the export holds variables, tables and functions, and no Keras object.
+
+Terms. *Candidates* are the videos retrieved for a request and ranked; a *slate* is what is shown of them, in `k` *slots*. The
+*taste* of a video is its embedding without the last dimension, which is its appeal to everybody (see `CandidateTower`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfrec.config import ExportConfig
+from tfrec.data.input_pipeline import Query
+from tfrec.data.schema import LABELS
+from tfrec.export.log_requests import Inputs, tensors
+from tfrec.export.request import QUERY_SPECS, RawRequest, Request, RequestParser, VideoIds
+from tfrec.export.text_search import TextSearch
+from tfrec.index.base import Index
+
+Outputs = dict[str, tf.Tensor]
+
+POPULAR, NEW = "popular", "new"
+"""Reasons where no video of the history argues for a candidate."""
+
+
+class Ranker(Protocol):
+    """What is asked of `RankingModel`."""
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """Its weights."""
+
+    def probabilities(
+        self, query: Query, query_embeddings: tf.Tensor, events: tf.Tensor, candidates: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """float32 `[B, C]` for each label that the log has."""
+
+
+@dataclass(frozen=True)
+class ServingModel:
+    """What is exported.
+
+    Args:
+        user_ids: object (str) `[num_users]`.
+        video_ids: object (str) `[num_videos]`.
+        query_tower: embeds requests.
+        video_embeddings: float32 variable `[num_videos, D]`; that of the ranking model, so that it is stored once.
+        is_cold: bool `[num_videos]`: nobody has watched it in training.
+        ranking: predicts click, finish and like.
+        index: over `video_embeddings`.
+        history_length: most recent events that the query tower takes.
+        log_end: Unix seconds of the last event in the log, 0 where it has no times.
+        temperature: of the retrieval softmax.
+        config: slots, candidates and weights.
+        text_search: where the catalogue has texts.
+    """
+
+    user_ids: NDArray[np.object_]
+    video_ids: NDArray[np.object_]
+    query_tower: tf.keras.layers.Layer
+    video_embeddings: tf.Variable
+    is_cold: NDArray[np.bool_]
+    ranking: Ranker
+    index: Index
+    history_length: int
+    log_end: int
+    temperature: float
+    config: ExportConfig
+    text_search: TextSearch | None = None
+
+
+class Embedded(NamedTuple):
+    """A request in the index's space.
+
+    Args:
+        request: it.
+        events: float32 `[B, T, D]`, embeddings of its history.
+        embeddings: float32 `[B, D]`.
+    """
+
+    request: Request
+    events: tf.Tensor
+    embeddings: tf.Tensor
+
+
+class Candidates(NamedTuple):
+    """Videos that may be shown.
+
+    Args:
+        rows: int32 `[B, C]` row numbers, best first, -1 padding.
+        scores: float32 `[B, C]` inner products, -inf for padding.
+    """
+
+    rows: tf.Tensor
+    scores: tf.Tensor
+
+
+class Slate(NamedTuple):
+    """What is shown.
+
+    Args:
+        rows: int32 `[B, K]` row numbers, -1 for an empty slot.
+        places: int32 `[B, K]` among the candidates.
+    """
+
+    rows: tf.Tensor
+    places: tf.Tensor
+
+
+class Recommender:
+    """The exported functions.
+
+    Args:
+        model: what they are made of.
+    """
+
+    def __init__(self, model: ServingModel) -> None:
+        self._model = model
+        self._num_videos = len(model.video_ids)
+        self._num_candidates = min(model.config.num_candidates, self._num_videos)
+        self._ids = VideoIds(model.video_ids)
+        self._parser = RequestParser(model.user_ids, self._ids, model.history_length, model.log_end)
+        self._is_cold = tf.Variable(model.is_cold, trainable=False, name="is_cold")
+        self._mean_taste = tf.reduce_mean(model.video_embeddings[:, :-1], axis=0)
+        self.functions: Mapping[str, tf.types.experimental.ConcreteFunction] = self._trace()
+
+    def call(self, signature: str, inputs: Inputs) -> dict[str, NDArray[Any]]:
+        """Answers a request in this process.
+
+        Args:
+            signature: name of the signature.
+            inputs: its inputs by name.
+
+        Returns:
+            Its outputs by name.
+        """
+        function, values = self.functions[signature], tensors(inputs)
+        arguments = [values[spec.name] for spec in function.structured_input_signature[0]]
+        return {name: output.numpy() for name, output in function(*arguments).items()}
+
+    def _trace(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """One function per signature; the order of its arguments is that of the specs."""
+        candidate = tf.TensorSpec([None, None], tf.string, "candidate")
+        functions = {
+            "recommend": tf.function(self._recommend, QUERY_SPECS),
+            "retrieve": tf.function(self._retrieve_ids, QUERY_SPECS),
+            "rank": tf.function(self._rank, (*QUERY_SPECS, candidate)),
+            "embed_user": tf.function(self._embed_user, QUERY_SPECS),
+            "similar_videos": tf.function(self._similar_videos, (tf.TensorSpec([None], tf.string, "video_id"),)),
+        }
+        if self._model.text_search is not None:
+            functions["search"] = tf.function(self._search, (tf.TensorSpec([None], tf.string, "query"),))
+        traced = {name: function.get_concrete_function() for name, function in functions.items()}
+        return {"serving_default": traced["recommend"], **traced}
+
+    def _recommend(self, *inputs: tf.Tensor) -> Outputs:
+        embedded = self._embed(RawRequest(*inputs))
+        candidates = self._retrieve(embedded)
+        scores = self._score(embedded, candidates)
+        slate = self._fill_slots(candidates, scores["score"], embedded.request.k)
+        outputs = {name: _in_slots(slate, values) for name, values in scores.items()}
+        return {
+            "video_id": self._ids.strings(slate.rows),
+            **outputs,
+            "reason": self._reasons(embedded, slate.rows),
+            "is_cold": self._cold(slate.rows),
+        }
+
+    def _retrieve_ids(self, *inputs: tf.Tensor) -> Outputs:
+        candidates = self._retrieve(self._embed(RawRequest(*inputs)))
+        return self._found(candidates)
+
+    def _rank(self, *inputs: tf.Tensor) -> Outputs:
+        embedded = self._embed(RawRequest(*inputs[:-1]))
+        rows = self._ids.rows(inputs[-1])
+        products = tf.einsum("bd,bcd->bc", embedded.embeddings, self._embeddings_of(rows))
+        return self._score(embedded, Candidates(rows, tf.where(rows >= 0, products, -np.inf)))
+
+    def _embed_user(self, *inputs: tf.Tensor) -> Outputs:
+        return {"embedding": self._embed(RawRequest(*inputs)).embeddings}
+
+    def _similar_videos(self, video_id: tf.Tensor) -> Outputs:
+        """The most alike in taste, by cosine, among those with the largest inner product."""
+        row = self._ids.rows(video_id)[:, None]
+        taste = self._tastes(row)
+        query = tf.pad(taste[:, 0], [[0, 0], [0, 1]])  # appeal does not make a video alike
+        found = self._model.index.search(query, min(self._model.config.num_candidates + 1, self._num_videos)).rows
+        cosine = tf.squeeze(tf.matmul(taste, self._tastes(found), transpose_b=True), 1)
+        cosine = tf.where((row >= 0) & (found >= 0) & (found != row), cosine, -np.inf)
+        return self._found(_best(found, cosine, self._model.config.max_k))
+
+    def _search(self, query: tf.Tensor) -> Outputs:
+        assert self._model.text_search is not None
+        cosine = self._model.text_search.scores(query)
+        return self._found(_best(None, cosine, self._model.config.max_k))
+
+    def _embed(self, raw: RawRequest) -> Embedded:
+        request = self._parser.parse(raw)
+        events = self._embeddings_of(request.query.history)
+        return Embedded(request, events, self._model.query_tower(request.query, events))
+
+    def _embeddings_of(self, rows: tf.Tensor) -> tf.Tensor:
+        """float32 `[..., D]`; those of row 0 for padding."""
+        return tf.gather(self._model.video_embeddings, tf.maximum(rows, 0))
+
+    def _retrieve(self, embedded: Embedded) -> Candidates:
+        """The nearest videos that may be shown.
+
+        As many more are searched as may not be shown, so that these take no candidate's place.
+        """
+        forbidden = embedded.request.forbidden
+        wanted = tf.minimum(self._num_candidates + forbidden.count, self._num_videos)
+        found = self._model.index.search(embedded.embeddings, wanted)
+        scores = tf.where(forbidden.has(found.rows), -np.inf, found.scores)
+        return _best(found.rows, scores, self._num_candidates)
+
+    def _score(self, embedded: Embedded, candidates: Candidates) -> Outputs:
+        """`score` and the probability of each of `LABELS`, float32 `[B, C]`, 0 for padding."""
+        config, present = self._model.config, candidates.rows >= 0
+        request, events, embeddings = embedded
+        predicted = self._model.ranking.probabilities(request.query, embeddings, events, candidates.rows)
+        probabilities = {name: tf.where(present, values, 0.0) for name, values in predicted.items()}
+        score = tf.add_n([getattr(config, f"{name}_weight") * values for name, values in probabilities.items()])
+        if config.retrieval_weight:
+            share = tf.nn.softmax(candidates.scores / self._model.temperature)
+            score += config.retrieval_weight * tf.where(present, share, 0.0)
+        missing = tf.zeros_like(score)
+        return {"score": score, **{name: probabilities.get(name, missing) for name in LABELS}}
+
+    def _fill_slots(self, candidates: Candidates, score: tf.Tensor, k: tf.Tensor) -> Slate:
+        """The best `k` candidates of each request; the slate is as wide as the largest `k`."""
+        k = tf.clip_by_value(k, 1, self._model.config.max_k)
+        width = tf.maximum(tf.reduce_max(k), 1)
+        best = tf.math.top_k(
+            tf.where(candidates.rows >= 0, score, -np.inf), tf.minimum(width, self._num_candidates)
+        ).indices
+        rows = tf.gather(candidates.rows, best, batch_dims=1)
+        rows = tf.where(tf.range(tf.shape(rows)[1]) < k[:, None], rows, -1)
+        return Slate(_widened(rows, width, -1), _widened(best, width, 0))
+
+    def _reasons(self, embedded: Embedded, rows: tf.Tensor) -> tf.Tensor:
+        """String `[B, K]`: the video of the history most alike in taste, if it is alike at all; else `new` or `popular`."""
+        history = embedded.request.query.history
+        alike = tf.matmul(self._tastes(rows), self._directions(embedded.events), transpose_b=True)
+        alike = tf.where(history[:, None, :] >= 0, alike, 0.0)
+        nearest = tf.gather(history, tf.argmax(alike, axis=2, output_type=tf.int32), batch_dims=1)
+        reason = tf.where(
+            tf.reduce_max(alike, axis=2) > 0, self._ids.strings(nearest), tf.where(self._cold(rows), NEW, POPULAR)
+        )
+        return tf.where(rows >= 0, reason, "")
+
+    def _tastes(self, rows: tf.Tensor) -> tf.Tensor:
+        return self._directions(self._embeddings_of(rows))
+
+    def _directions(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """Unit vectors `[..., D - 1]`: where a taste lies, seen from the catalogue's mean."""
+        return tf.math.l2_normalize(embeddings[..., :-1] - self._mean_taste, axis=-1)
+
+    def _cold(self, rows: tf.Tensor) -> tf.Tensor:
+        return (rows >= 0) & tf.gather(self._is_cold, tf.maximum(rows, 0))
+
+    def _found(self, candidates: Candidates) -> Outputs:
+        scores = tf.where(candidates.rows >= 0, candidates.scores, 0.0)
+        return {"video_id": self._ids.strings(candidates.rows), "score": scores}
+
+    def tracked(self) -> tf.Module:
+        """What the functions use, for the SavedModel: variables, tables and the text encoder."""
+        root = tf.Module(name="recommender")
+        root.weights = list({id(v): v for function in self.functions.values() for v in function.variables}.values())
+        root.tables = [self._ids.table, self._parser.users]
+        if self._model.text_search is not None:
+            root.text_encoder = self._model.text_search.encoder
+        return root
+
+
+def _best(rows: tf.Tensor | None, scores: tf.Tensor, width: int) -> Candidates:
+    """The `width` videos with the largest scores.
+
+    Args:
+        rows: int32 `[B, M]` row numbers; without them, all of the catalogue in order.
+        scores: float32 `[B, M]`, -inf for what is no candidate.
+        width: of the result; what is missing is padding.
+    """
+    best = tf.math.top_k(scores, tf.minimum(width, tf.shape(scores)[1]))
+    chosen = best.indices if rows is None else tf.gather(rows, best.indices, batch_dims=1)
+    chosen = tf.where(best.values > -np.inf, chosen, -1)
+    return Candidates(_widened(chosen, width, -1), _widened(best.values, width, -np.inf))
+
+
+def _in_slots(slate: Slate, values: tf.Tensor) -> tf.Tensor:
+    """float32 `[B, K]` of float32 `[B, C]`: what belongs to the videos shown, 0 in empty slots."""
+    return tf.where(slate.rows >= 0, tf.gather(values, slate.places, batch_dims=1), 0.0)
+
+
+def _widened(values: tf.Tensor, width: int | tf.Tensor, filling: float) -> tf.Tensor:
+    """`[B, width]`, filled up at the end."""
+    return tf.pad(values, [[0, 0], [0, width - tf.shape(values)[1]]], constant_values=filling)
+
+
+def save_recommender(recommender: Recommender, folder: Path) -> None:
+    """Writes the SavedModel.
+
+    Args:
+        recommender: its functions become the signatures.
+        folder: made if missing.
+    """
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
+    tf.saved_model.save(recommender.tracked(), str(folder), recommender.functions, options)
