@@ -65,5 +65,6 @@ class TimeAwareAttention(tf.keras.layers.Layer):
             remaining = tf.reverse(tf.cumsum(tf.reverse(tf.cast(mask, tf.int32), [1]), axis=1), [1])
             hidden += self.time(age) + self.rank(remaining)
         weights = masked_softmax(self.score(tf.nn.tanh(hidden)), mask[:, :, None])
-        heads = tf.reshape(events, [*tf.unstack(tf.shape(events)[:2]), self.num_heads, -1])
+        width = events.shape[-1] // self.num_heads
+        heads = tf.reshape(events, [*tf.unstack(tf.shape(events)[:2]), self.num_heads, width])
         return tf.reshape(tf.einsum("bth,bthd->bhd", weights, heads), [-1, events.shape[-1]])
