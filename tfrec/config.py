@@ -304,11 +304,11 @@ class RankingConfig:
     hidden_units: list[int] = field(default_factory=lambda: [128, 64])
     num_cross_layers: int = 2
     negatives_per_positive: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.3
     learning_rate: float = 1e-3
-    batch_size: int = 1024
-    epochs: int = 10
-    patience: int = 2
+    batch_size: int = 256
+    epochs: int = 30
+    patience: int = 4
 
     def __post_init__(self) -> None:
         _require_positive(self, "learning_rate", "batch_size", "epochs", "patience")

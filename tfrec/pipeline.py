@@ -39,6 +39,9 @@ QUERIES_PER_BATCH = 1024
 MIN_COLD_USERS = 30
 """Users with a cold positive from which on cold recall decides early stopping of the cold-start head."""
 
+HELD_OUT_USERS = 0.2
+"""Share of the users whose validation events measure the ranker instead of training it."""
+
 Metrics = dict[str, Any]
 
 
@@ -118,20 +121,25 @@ class Stages:
         return model
 
     def train_ranking(self, retrieval: RetrievalModel, embeddings: NDArray[np.float32]) -> RankingModel:
-        """The ranker, stopped early by its loss on the validation part, then calibrated there."""
+        """The ranker, on events that retrieval has not learned from: of those it did, its scores know the outcome.
+
+        A share of the users is held out of the validation part; their events stop the training early and calibrate it.
+        """
         config = self.config.ranking
         tf.keras.utils.set_random_seed(self.config.seed + 2)
         model = RankingModel(config, self.dataset, retrieval, embeddings)
-        validation = self._ranking_batches(Part.VALIDATION, (Part.TRAIN,))
+        interactions = self.dataset.interactions
+        events = np.flatnonzero(interactions.part == self._validation_task().part)
+        held_out = interactions.user[events] % round(1 / HELD_OUT_USERS) == 0
+        training, holdout = (self._ranking_batches(events[rows], (Part.TRAIN,)) for rows in (~held_out, held_out))
 
         def validate() -> Record:
-            return {"validation_loss": model.mean_loss(validation)}
+            return {"validation_loss": model.mean_loss(holdout)}
 
-        training = self._ranking_batches(Part.TRAIN, (Part.TRAIN,))
         self._fit(
             "ranking", model, config, training.epoch, validate, Objective("validation_loss", False, config.patience)
         )
-        model.calibrate(validation)
+        model.calibrate(holdout)
         return model
 
     def embed_videos(self, retrieval: RetrievalModel, cold_start: ColdStartModel | None) -> NDArray[np.float32]:
@@ -204,11 +212,11 @@ class Stages:
             lambda positions: queries[positions] @ embeddings.T, task, self.config.evaluation, self.config.seed
         )
 
-    def _ranking_batches(self, part: Part, known: tuple[Part, ...]) -> RankingBatches:
+    def _ranking_batches(self, events: NDArray[np.int64], known: tuple[Part, ...]) -> RankingBatches:
         config = self.config.ranking
         return RankingBatches(
             self.dataset.interactions,
-            part,
+            events,
             known,
             self.config.retrieval.query.history_length,
             config.batch_size,
@@ -219,7 +227,8 @@ class Stages:
     def _ranking_metrics(self, ranking: RankingModel, task: EvaluationTask) -> Metrics:
         config, seed = self.config.evaluation, self.config.seed
         results: Metrics = {}
-        for name, predicted in ranking.predict_events(self._ranking_batches(task.part, task.known)).items():
+        events = np.flatnonzero(self.dataset.interactions.part == task.part)
+        for name, predicted in ranking.predict_events(self._ranking_batches(events, task.known)).items():
             results |= metrics.probability_metrics(
                 name, predicted.labels, predicted.probabilities, predicted.users, config.bootstrap_samples, seed
             )

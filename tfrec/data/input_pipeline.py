@@ -282,7 +282,7 @@ class RankingBatches:
 
     Args:
         interactions: the log.
-        part: whose events are taken.
+        events: int64 `[num_events]`, numbers of the events taken.
         known: parts whose positives may serve as history.
         history_length: events in a query.
         batch_size: events per batch.
@@ -291,17 +291,12 @@ class RankingBatches:
     """
 
     interactions: Interactions
-    part: Part
+    events: NDArray[np.int64]
     known: tuple[Part, ...]
     history_length: int
     batch_size: int
     num_negatives: int
     seed: int
-
-    @cached_property
-    def events(self) -> NDArray[np.int64]:
-        """int64 `[num_events]`: numbers of the events taken."""
-        return np.flatnonzero(self.interactions.part == self.part)
 
     @cached_property
     def negatives_per_event(self) -> int:
@@ -337,6 +332,7 @@ class RankingBatches:
             "video": tf.constant(self.interactions.video[self.events], tf.int32),
             "timestamp": tf.constant(self.interactions.timestamp[self.events], tf.int64),
             "position": tf.constant(np.searchsorted(log.rows, self.events), tf.int64),
+            "is_history": tf.constant(np.isin(self.events, log.rows)),
             "labels": {name: tf.constant(values, tf.float32) for name, values in labels.items()}
             or {"click": tf.ones(len(self.events))},
             "warm": tf.constant(np.flatnonzero(self.interactions.train_counts), tf.int32),
@@ -370,11 +366,16 @@ class RankingBatches:
         now = tf.gather(tables["timestamp"], event)
         if log.has_time:
             return log.before(user, position, now)
-        if self.part in self.known:
-            # An event that is no history itself leaves some other one out: all histories miss one.
-            last = tf.gather(log.offsets, user + 1) - 1
-            return log.around(user, tf.minimum(position, last), shift)
-        return log.latest(user, now)
+        # Without times, an event of the history itself is left out of it; the others leave nothing out.
+        known = tf.gather(tables["is_history"], event)
+        last = tf.gather(log.offsets, user + 1) - 1
+        without, whole = log.around(user, tf.minimum(position, last), shift), log.latest(user, now)
+        return Query(*(tf.where(_like(known, part), part, other) for part, other in zip(without, whole, strict=True)))
+
+
+def _like(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Flags `[B]` in the rank of `values`, `[B, ...]`."""
+    return flags if values.shape.rank == 1 else flags[:, None]
 
 
 def _shuffled(index: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:

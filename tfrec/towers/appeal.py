@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tfrec.data.input_pipeline import SECONDS_PER_DAY
 from tfrec.data.schema import Interactions, Part
 from tfrec.layers.attention import TimeEncoding
+from tfrec.layers.pooling import MASKED
 
 NUM_PERIODS = 64
 """Resolution in time: the training log is cut into as many periods of equal length."""
@@ -34,15 +35,18 @@ class Appeal(tf.keras.layers.Layer):
     def __init__(self, interactions: Interactions, created_at: NDArray[np.int64]) -> None:
         super().__init__()
         rows = interactions.rows(Part.TRAIN)
-        times = interactions.timestamp[rows]
-        self.num_periods = NUM_PERIODS if interactions.has_time and times.max() > times.min() else 1
-        self.first, self.last = int(times.min()), int(times.max())
-        self.period_seconds = max((self.last - self.first) / self.num_periods, 1.0)
-        period = np.minimum((times - self.first) / self.period_seconds, self.num_periods - 1).astype(np.int64)
+        times, videos = interactions.timestamp[rows], interactions.video[rows]
+        first, last = int(times.min()), int(times.max())
+        self.num_periods = NUM_PERIODS if last > first else 1
+        ends = np.linspace(first, last, self.num_periods + 1)[1:].astype(np.int64)
         counts = np.zeros((self.num_periods, interactions.num_videos), np.float32)
-        np.add.at(counts, (period, interactions.video[rows]), 1)
+        np.add.at(counts, (np.minimum(np.searchsorted(ends, times), self.num_periods - 1), videos), 1)
+        first_watch = np.full(interactions.num_videos, last, np.int64)
+        np.minimum.at(first_watch, videos, times)
+        self.period_ends = tf.constant(ends)
         self.trends = tf.constant(np.stack([_trend(counts, half_life) for half_life in HALF_LIVES]), tf.float16)
         self.trend_weights = self.add_weight("trend_weights", (len(HALF_LIVES),), initializer=_first_is_one)
+        self.exists_from = tf.constant(np.minimum(np.where(created_at > 0, created_at, first_watch), first_watch))
         self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.num_periods > 1 else None
         self.freshness = TimeEncoding(1)
 
@@ -54,12 +58,12 @@ class Appeal(tf.keras.layers.Layer):
             videos: int32 `[C]` row numbers.
 
         Returns:
-            float32 `[B, C]`.
+            float32 `[B, C]`; `MASKED` for a video that did not exist yet, which is no negative then.
         """
         if self.num_periods == 1:
             return self.published(videos, 0)[None]
-        period = tf.cast(tf.cast(timestamp - self.first, tf.float32) / self.period_seconds, tf.int32)
-        return tf.gather(self._at_periods(videos), tf.clip_by_value(period, 0, self.num_periods - 1))
+        period = tf.searchsorted(self.period_ends, timestamp)
+        return tf.gather(self._at_periods(videos), tf.minimum(period, self.num_periods - 1))
 
     def published(self, videos: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part: float32 `[C]` for int32 `[C]` row numbers at `now`, Unix seconds."""
@@ -71,12 +75,11 @@ class Appeal(tf.keras.layers.Layer):
 
     def _at_periods(self, videos: tf.Tensor) -> tf.Tensor:
         """float32 `[num_periods, C]`: by the counts before each period."""
+        ends = self.period_ends
+        exists = tf.cast(tf.gather(self.exists_from, videos) <= ends[:, None], tf.float32)
         trends = tf.cast(tf.gather(self.trends[:, :-1], videos, axis=2), tf.float32)
-        trend = tf.einsum("h,hpc->pc", self.trend_weights, trends)
-        if self.created_at is None:
-            return trend
-        middle = self.first + (tf.range(self.num_periods, dtype=tf.float32) + 0.5) * self.period_seconds
-        return trend + self._fresh(videos, tf.cast(middle, tf.int64))
+        appeal = tf.einsum("h,hpc->pc", self.trend_weights, trends) + (1.0 - exists) * MASKED
+        return appeal if self.created_at is None else appeal + self._fresh(videos, ends)
 
     def _fresh(self, videos: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
         """float32 `[times, C]`, 0 where the date of creation is unknown."""
