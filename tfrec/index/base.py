@@ -44,13 +44,15 @@ class Index(tf.Module, abc.ABC):
     name: ClassVar[str]
     num_leaves: int = 0
     """Leaves of the tree, 0 where there is none."""
+    leaves_to_search: int | tf.Variable = 0
+    """Leaves searched per query, 0 where there is no tree."""
 
     def __init__(self, num_videos: int, dim: int) -> None:
         super().__init__()
         self.num_videos = num_videos
         self.dim = dim
         signature = [tf.TensorSpec([None, dim], tf.float32, "queries"), tf.TensorSpec([], tf.int32, "k")]
-        self.search_graph = tf.function(self._search, input_signature=signature)
+        self.search_graph = tf.function(self._search_batch, input_signature=signature)
 
     def search(self, queries: tf.Tensor, k: int | tf.Tensor) -> SearchResult:
         """The `k` videos with the largest inner product, for each query; works eagerly and inside a graph.
@@ -74,9 +76,16 @@ class Index(tf.Module, abc.ABC):
         width = k if isinstance(k, int) else None
         return SearchResult(tf.ensure_shape(scores, [None, width]), tf.ensure_shape(rows, [None, width]))
 
+    def _search_batch(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
+        num_queries = tf.shape(queries)[0]
+        # A loop over no query has no shape: an empty batch is searched as one query, whose result is cut off.
+        filler = tf.cast(tf.equal(num_queries, 0), tf.int32)
+        scores, rows = self._search(tf.pad(queries, [[0, filler], [0, 0]]), k)
+        return SearchResult(scores[:num_queries], rows[:num_queries])
+
     @abc.abstractmethod
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
-        """The graph of `search`."""
+        """The graph of `search`, for at least one query."""
 
 
 def checked_embeddings(embeddings: ArrayLike) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ class ExactIndex(Index):
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
         block = max(1, MAX_SCORES // self.num_videos)
         num_queries = tf.shape(queries)[0]
-        num_blocks = tf.maximum(1, (num_queries + block - 1) // block)  # an empty batch is one empty block
+        num_blocks = (num_queries + block - 1) // block
         found = tf.minimum(k, self.num_videos)
         scores = tf.TensorArray(tf.float32, num_blocks, infer_shape=False, element_shape=[None, None])
         rows = tf.TensorArray(tf.int32, num_blocks, infer_shape=False, element_shape=[None, None])

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scann.partitioning import partitioner_pb2
 from scann.scann_ops.py import scann_ops_pybind
+
+from tfrec.index.base import checked_embeddings
 
 FloatMatrix = NDArray[np.float32]
 ProgressCallback = Callable[[int, int], None]
@@ -26,7 +28,7 @@ SAMPLE_PER_LEAF = 64
 """Videos per leaf that the tree is trained on."""
 BLOCK = 32_768
 """Videos assigned to their leaves at once."""
-MIN_SHARE = 0.1
+MIN_SHARE = 0.25
 """Leaves below this share of the mean size are dissolved: searched, they would cost a slot and give nearly nothing."""
 
 
@@ -49,27 +51,33 @@ class Partition:
 
 
 def partition(
-    embeddings: FloatMatrix, num_leaves: int, seed: int = 0, progress: ProgressCallback | None = None
+    embeddings: ArrayLike, num_leaves: int, seed: int = 0, progress: ProgressCallback | None = None
 ) -> Partition:
     """Trains a tree and assigns every video.
 
     Args:
-        embeddings: `[N, D]`, finite.
+        embeddings: float `[N, D]`, one row per video.
         num_leaves: leaves wanted; fewer come out where videos coincide.
         seed: of the sample.
         progress: told how many videos are assigned, of how many.
+
+    Raises:
+        TfrecError: If there is no video or an embedding is not finite.
     """
-    centroids = _train_centroids(embeddings, min(num_leaves, len(embeddings)), seed)
-    leaf = _nearest(embeddings, centroids, progress)
+    matrix = checked_embeddings(embeddings)
+    centroids = _train_centroids(matrix, min(num_leaves, len(matrix)), seed)
+    leaf = _nearest(matrix, centroids, progress)
     sizes = np.bincount(leaf, minlength=len(centroids))
-    kept = sizes >= MIN_SHARE * len(embeddings) / len(centroids)
+    kept = sizes >= MIN_SHARE * len(matrix) / len(centroids)
     moved = np.flatnonzero(~kept[leaf])
     centroids, leaf = centroids[kept], (np.cumsum(kept) - 1).astype(np.int32)[leaf]
-    leaf[moved] = _nearest(embeddings[moved], centroids)
+    leaf[moved] = _nearest(matrix[moved], centroids)
     return Partition(centroids, leaf)
 
 
 def _train_centroids(embeddings: FloatMatrix, num_leaves: int, seed: int) -> FloatMatrix:
+    if num_leaves == 1:
+        return embeddings.mean(axis=0, keepdims=True)  # ScaNN trains no tree of one leaf
     size = min(len(embeddings), num_leaves * SAMPLE_PER_LEAF)
     rows = np.sort(np.random.default_rng(seed).choice(len(embeddings), size, replace=False))
     builder = scann_ops_pybind.builder(embeddings[rows], 1, "dot_product")
@@ -78,7 +86,8 @@ def _train_centroids(embeddings: FloatMatrix, num_leaves: int, seed: int) -> Flo
         tree.score_brute_force().build().serialize(folder)
         content = Path(folder, "serialized_partitioner.pb").read_bytes()
     centers = partitioner_pb2.SerializedPartitioner.FromString(content).kmeans.kmeans_tree.root.centers
-    return np.array([center.dimension for center in centers], np.float32)
+    centroids = np.array([center.dimension for center in centers], np.float32)
+    return centroids[np.lexsort(centroids.T)]  # ScaNN's order differs from run to run
 
 
 def _nearest(

@@ -16,7 +16,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from scann.scann_ops.py import scann_ops
 
-from tfrec.index.base import Index, SearchResult, checked_embeddings, pad_to
+from tfrec.index.base import NO_ROW, Index, SearchResult, checked_embeddings, pad_to
 
 TREE_FROM = 10_000
 """Catalogue size from which a tree pays."""
@@ -32,31 +32,38 @@ class ScannIndex(Index):
     Args:
         embeddings: float `[N, D]`, one row per video.
         num_leaves: leaves of the tree; 0 means no tree, all videos are scored exactly.
-        leaves_to_search: leaves searched per query; may be set until the index is first searched.
+        leaves_to_search: leaves searched per query, at most all; may be assigned to at any time.
 
     Raises:
         TfrecError: If there is no video or an embedding is not finite.
     """
 
     name: ClassVar[str] = "scann"
+    leaves_to_search: tf.Variable
 
     def __init__(self, embeddings: ArrayLike, num_leaves: int = 0, leaves_to_search: int = 1) -> None:
         matrix = checked_embeddings(embeddings)
         super().__init__(*matrix.shape)
         self.num_leaves = num_leaves
-        self.leaves_to_search = tf.Variable(leaves_to_search, trainable=False, dtype=tf.int32)
+        self.leaves_to_search = tf.Variable(
+            min(leaves_to_search, num_leaves), trainable=False, dtype=tf.int32, name="leaves_to_search"
+        )
         self._searcher = _build(matrix, num_leaves).serialize_to_module()
 
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
         searcher = scann_ops.searcher_from_module(self._searcher)
-        found = tf.minimum(k, self.num_videos)
+        found = tf.clip_by_value(k, 1, self.num_videos)  # the op refuses 0
         rows, scores = searcher.search_batched(
             queries,
             final_num_neighbors=found,
             pre_reorder_num_neighbors=tf.maximum(2 * found, MIN_RESCORED),
             leaves_to_search=self.leaves_to_search,
         )
-        return pad_to(SearchResult(scores, tf.cast(rows, tf.int32)), k)
+        # Where one query finds fewer than another, the op fills up with score NaN and row 0.
+        rows, scores = rows[:, :k], scores[:, :k]
+        empty = tf.math.is_nan(scores)
+        rows = tf.where(empty, NO_ROW, tf.cast(rows, tf.int32))
+        return pad_to(SearchResult(tf.where(empty, -np.inf, scores), rows), k)
 
 
 def _build(matrix: NDArray[np.float32], num_leaves: int) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -19,14 +20,19 @@ from tfrec.index.exact import ExactIndex
 from tfrec.index.partition import Partition, ProgressCallback, partition
 from tfrec.index.portable import PortableIndex
 
+if TYPE_CHECKING:
+    from tfrec.index.scann import ScannIndex
+
 FloatMatrix = NDArray[np.float32]
 RowMatrix = NDArray[np.int32]
 
 RECALL_AT = 100
 MAX_QUERIES = 1000
 """Queries that recall is measured on."""
-LEAVES_PER_ROOT = 2
+LEAVES_PER_ROOT = 4
 """Leaves per square root of the number of videos."""
+MAX_SEARCHED_SHARE = 0.25
+"""Share of the leaves from which `auto` prefers exact search: the tree would hardly save anything."""
 BLOCK = 65_536
 """Videos scored at once when the exact neighbours are found."""
 TIMED_BATCHES = 20
@@ -62,6 +68,7 @@ def build_index(
     config: IndexConfig,
     *,
     queries: ArrayLike,
+    num_results: int = RECALL_AT,
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> tuple[Index, IndexReport]:
@@ -71,6 +78,7 @@ def build_index(
         embeddings: float `[N, D]`, one row per video.
         config: kind, leaves and recall target; what is 0 is chosen here.
         queries: float `[Q, D]` real query embeddings; at most `MAX_QUERIES` of them are drawn.
+        num_results: results that a search of the portable tree finds for any query, however small its leaves.
         seed: of the sample of queries, and of the videos that the tree is trained on.
         progress: told how many videos are assigned to leaves, of how many.
 
@@ -84,12 +92,12 @@ def build_index(
     sample = _sample(checked_embeddings(queries), matrix.shape[1], seed)
     nearest = exact_neighbours(matrix, sample, RECALL_AT)
     started = time.perf_counter()
-    index, leaves_to_search = _build(matrix, config, sample, nearest, seed, progress)
+    index = _build(matrix, config, sample, nearest, num_results, seed, progress)
     seconds = time.perf_counter() - started
     report = IndexReport(
         kind=index.name,
         num_leaves=index.num_leaves,
-        leaves_to_search=leaves_to_search,
+        leaves_to_search=int(index.leaves_to_search),
         recall=recall(index, sample, nearest),
         num_queries=len(sample),
         build_seconds=seconds,
@@ -163,19 +171,23 @@ def _build(
     config: IndexConfig,
     queries: FloatMatrix,
     nearest: RowMatrix,
+    num_results: int,
     seed: int,
     progress: ProgressCallback | None,
-) -> tuple[Index, int]:
+) -> Index:
     num_videos = len(matrix)
     if config.kind == "exact" or (config.kind == "auto" and num_videos <= config.exact_below):
-        return ExactIndex(matrix), 0
+        return ExactIndex(matrix)
     num_leaves = min(config.num_leaves or round(LEAVES_PER_ROOT * num_videos**0.5), num_videos)
     if config.kind == "scann":
         return _build_scann(matrix, num_leaves, config, queries, nearest)
     leaves = partition(matrix, num_leaves, seed, progress)
-    chosen = config.leaves_to_search or fewest_leaves(leaves, queries, nearest, config.recall_target)
-    index = PortableIndex(matrix, leaves, chosen)
-    return index, index.leaves_to_search
+    chosen = config.leaves_to_search or max(
+        fewest_leaves(leaves, queries, nearest, config.recall_target), leaves_that_hold(leaves, num_results)
+    )
+    if config.kind == "auto" and chosen > MAX_SEARCHED_SHARE * len(leaves.centroids):
+        return ExactIndex(matrix)
+    return PortableIndex(matrix, leaves, chosen)
 
 
 def fewest_leaves(leaves: Partition, queries: FloatMatrix, nearest: RowMatrix, recall_target: float) -> int:
@@ -193,24 +205,34 @@ def fewest_leaves(leaves: Partition, queries: FloatMatrix, nearest: RowMatrix, r
     return int(np.quantile(rank_of_nearest, recall_target, method="inverted_cdf")) + 1
 
 
+def leaves_that_hold(leaves: Partition, num_results: int) -> int:
+    """How many leaves hold `num_results` videos, even where they are the smallest ones; at most all."""
+    held = np.cumsum(np.sort(leaves.sizes))
+    return min(int(np.searchsorted(held, num_results)) + 1, len(held))
+
+
 def _build_scann(
     matrix: FloatMatrix, num_leaves: int, config: IndexConfig, queries: FloatMatrix, nearest: RowMatrix
-) -> tuple[Index, int]:
-    # Imported here, since the op is native code that only this kind of index needs.
+) -> Index:
+    # Imported here, since only this kind of index needs the native op in the graph.
     from tfrec.index.scann import TREE_FROM, ScannIndex
 
     if len(matrix) < TREE_FROM:
-        return ScannIndex(matrix), 0
-    index = ScannIndex(matrix, num_leaves)
+        return ScannIndex(matrix)
+    index = ScannIndex(matrix, num_leaves, config.leaves_to_search or num_leaves)
+    if not config.leaves_to_search:
+        _search_fewer_leaves(index, queries, nearest, config.recall_target)
+    return index
+
+
+def _search_fewer_leaves(index: ScannIndex, queries: FloatMatrix, nearest: RowMatrix, recall_target: float) -> None:
+    """Measures, since the recall of hashed vectors does not follow from the leaves alone."""
     fewest, enough = 1, index.num_leaves
-    if config.leaves_to_search:
-        fewest = enough = min(config.leaves_to_search, index.num_leaves)
     while fewest < enough:
         middle = (fewest + enough) // 2
         index.leaves_to_search.assign(middle)
-        if recall(index, queries, nearest) >= config.recall_target:
+        if recall(index, queries, nearest) >= recall_target:
             enough = middle
         else:
             fewest = middle + 1
     index.leaves_to_search.assign(enough)
-    return index, enough
