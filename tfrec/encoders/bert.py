@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.config import TextConfig
-from tfrec.encoders.hub import check_output, load_module, module_version
+from tfrec.encoders.hub import call_module, check_output, load_module, module_version
 
 _INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
 _POOLED = ("pooled_output", "default")
@@ -90,12 +90,12 @@ class TextEncoder(tf.Module):
     def _checked_dim(self) -> int:
         preprocessor, encoder = self._handles
         text = tf.constant(["a text"])
-        packed = self.preprocessor(text)
+        packed = call_module(preprocessor, self.preprocessor, text, "strings, as a preprocessor must")
         convention = f"a dict of {', '.join(_INPUTS)}"
         check_output(
             preprocessor, "output", packed, convention, isinstance(packed, dict) and set(_INPUTS) <= set(packed)
         )
-        outputs = self.encoder(packed)
+        outputs = call_module(encoder, self.encoder, packed, f"{convention}, as an encoder must")
         fits = isinstance(outputs, dict) and bool(set(outputs) & {*_POOLED, "sequence_output"})
         check_output(encoder, "output", outputs, "a dict with pooled_output or sequence_output", fits)
         vectors = self._encode(text)

@@ -7,8 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.config import ImageConfig
-from tfrec.encoders.hub import check_output, load_module, module_version
-from tfrec.errors import TfrecError
+from tfrec.encoders.hub import call_module, check_output, load_module, module_version
 
 
 class ImageEncoder(tf.Module):
@@ -54,13 +53,8 @@ class ImageEncoder(tf.Module):
 
     def _checked_dim(self) -> int:
         size = self._config.image_size
-        try:
-            output = self._encode(np.zeros((1, size, size, 3), np.uint8))
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            raise TfrecError(
-                f"The module {self._handle} does not take frames of {size} x {size} pixels "
-                f"({str(error).strip().splitlines()[0]}). Set `features.image.image_size` to the size it was made for."
-            ) from error
+        described = f"frames of {size} x {size} pixels (`features.image.image_size`)"
+        output = call_module(self._handle, self.module, tf.zeros([1, size, size, 3]), described)
         fits = hasattr(output, "shape") and output.shape.rank == 2 and output.dtype == tf.float32
         check_output(self._handle, "output", output, "a feature vector, float32 [batch, dim]", fits)
         return int(output.shape[-1])

@@ -41,11 +41,33 @@ def load_module(handle: str) -> Any:
     folder = resolve(handle)
     try:
         return hub.load(str(folder))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
         raise TfrecError(
             f"The module {handle} cannot be loaded from {folder}: {_first_line(error)}. "
             "It is damaged or of another TensorFlow version; replace the folder."
         ) from error
+
+
+class _Reusable(tf.Module):
+    """A module whose variables are attributes, as `hub.KerasLayer` expects; a property would not be saved."""
+
+    variables: Any = ()
+    trainable_variables: Any = ()
+
+
+def save_module(module: tf.Module, folder: Path) -> None:
+    """Saves a module in TF Hub's format: callable, with its variables trainable.
+
+    Args:
+        module: with a `tf.function` as `__call__`.
+        folder: where to save it.
+    """
+    reusable = _Reusable()
+    reusable.__call__ = module.__call__
+    reusable.variables = list(module.variables)
+    reusable.trainable_variables = list(module.trainable_variables)
+    reusable.regularization_losses = []
+    tf.saved_model.save(reusable, str(folder))
 
 
 @lru_cache(maxsize=16)
@@ -89,6 +111,24 @@ def missing_part(folder: Path) -> str | None:
     if not index.is_file() or not index.stat().st_size:
         return f"{index} is missing or empty"
     return _missing_shard(folder / "variables")
+
+
+def call_module(handle: str, module: Any, inputs: Any, described: str) -> Any:
+    """Calls a module for the first time.
+
+    Args:
+        handle: of the module.
+        module: the module.
+        inputs: what to call it with.
+        described: the inputs, in words.
+
+    Raises:
+        TfrecError: If it does not take them, naming both.
+    """
+    try:
+        return module(inputs)
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        raise TfrecError(f"The module {handle} does not take {described}: {_first_line(error)[:200]}.") from error
 
 
 def check_output(handle: str, name: str, output: Any, expected: str, fits: bool) -> None:

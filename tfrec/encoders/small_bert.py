@@ -25,6 +25,8 @@ from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as wordpiece
 
+from tfrec.encoders.hub import save_module
+
 _RESERVED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PAD, _UNKNOWN, _START, _END = 0, 1, 2, 3
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}"
@@ -36,7 +38,7 @@ _MAX_TOKENS = 512
 _DEFAULT_LENGTH = 128
 _WINDOW_TOKENS = 8
 _RARITY = 1e-3  # Arora et al.: weight a / (a + frequency)
-_RESIDUAL_SCALE = 0.01
+_RESIDUAL_SCALE = 0.01  # of what the layers add at first, beside token embeddings of mean square 1
 
 TokenLists = list[NDArray[np.int32]]
 
@@ -57,7 +59,7 @@ def build_small_bert(folder: Path, texts: Sequence[str], seed: int = 0) -> tuple
     tf.saved_model.save(preprocessor, str(folder / "preprocess"))
     tokens = list(_token_lists(preprocessor, texts))
     encoder = SmallEncoder(token_embeddings(tokens, len(vocabulary), seed), seed)
-    tf.saved_model.save(encoder, str(folder / "encoder"))
+    save_module(encoder, folder / "encoder")
     return folder / "preprocess", folder / "encoder"
 
 
@@ -96,7 +98,8 @@ def token_embeddings(tokens: TokenLists, vocabulary_size: int, seed: int) -> NDA
         seed: of the factorisation.
 
     Returns:
-        float32 `[vocabulary_size, width]`: unit vectors less the corpus mean, times rarity; 0 for what never occurs.
+        float32 `[vocabulary_size, width]`: unit vectors less the corpus mean, times rarity, scaled to mean square 1 so that an
+        optimiser's steps are small beside them; 0 for what never occurs.
     """
     counts = np.bincount(np.concatenate([*tokens, np.zeros(0, np.int32)]), minlength=vocabulary_size)
     information = _positive_information(_co_occurrence(tokens, vocabulary_size))
@@ -107,7 +110,9 @@ def token_embeddings(tokens: TokenLists, vocabulary_size: int, seed: int) -> NDA
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     weights = _RARITY / (_RARITY + counts / max(counts.sum(), 1))
     mean = (counts * weights) @ vectors / max((counts * weights).sum(), 1e-9)
-    return np.where(counts[:, None] > 0, (vectors - mean) * weights[:, None], 0).astype(np.float32)
+    weighted = np.where(counts[:, None] > 0, (vectors - mean) * weights[:, None], 0)
+    deviation = np.sqrt(np.mean(weighted[counts > 0] ** 2)) if counts.any() else 1.0
+    return (weighted / max(deviation, 1e-9)).astype(np.float32)
 
 
 class SmallPreprocessor(tf.Module):
@@ -163,10 +168,9 @@ class SmallEncoder(tf.Module):
         super().__init__(name="encoder")
         random = np.random.default_rng(seed)
         self._tokens = tf.Variable(embeddings, name="token_embeddings")
-        scale = _RESIDUAL_SCALE * float(np.linalg.norm(embeddings, axis=1).mean() / np.sqrt(_WIDTH))
-        self._positions = _normal(random, (_MAX_TOKENS, _WIDTH), scale, "position_embeddings")
+        self._positions = _normal(random, (_MAX_TOKENS, _WIDTH), _RESIDUAL_SCALE, "position_embeddings")
         self._types = tf.Variable(tf.zeros([2, _WIDTH]), name="type_embeddings")
-        self._layers = [_TransformerLayer(random, scale) for _ in range(_NUM_LAYERS)]
+        self._layers = [_TransformerLayer(random) for _ in range(_NUM_LAYERS)]
 
     @tf.function(
         input_signature=[
@@ -196,19 +200,18 @@ class _TransformerLayer(tf.Module):
 
     Args:
         random: source of the weights.
-        residual_scale: size of what is added at first.
     """
 
-    def __init__(self, random: np.random.Generator, residual_scale: float) -> None:
+    def __init__(self, random: np.random.Generator) -> None:
         super().__init__(name="layer")
         spread = _WIDTH**-0.5
         self._scales = tf.Variable(tf.ones([2, _WIDTH]), name="norm_scales")
         self._offsets = tf.Variable(tf.zeros([2, _WIDTH]), name="norm_offsets")
         self._query_key_value = _normal(random, (_WIDTH, 3 * _WIDTH), spread, "query_key_value")
-        self._attended = _normal(random, (_WIDTH, _WIDTH), spread * residual_scale, "attended")
+        self._attended = _normal(random, (_WIDTH, _WIDTH), spread * _RESIDUAL_SCALE, "attended")
         self._rise = _normal(random, (_WIDTH, 4 * _WIDTH), spread, "rise")
         self._rise_bias = tf.Variable(tf.zeros([4 * _WIDTH]), name="rise_bias")
-        self._fall = _normal(random, (4 * _WIDTH, _WIDTH), spread * residual_scale, "fall")
+        self._fall = _normal(random, (4 * _WIDTH, _WIDTH), spread * _RESIDUAL_SCALE, "fall")
 
     def __call__(self, states: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         states += self._attend(self._normalized(states, 0), mask)

@@ -17,6 +17,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
+from tfrec.encoders.hub import save_module
+
 _NUM_KERNELS = (32, 64)
 _PATCH_PIXELS = (6, 3)
 _STRIDE, _POOL = 2, 4
@@ -51,7 +53,7 @@ def build_small_cnn(folder: Path, frames: NDArray[np.uint8], seed: int = 0) -> P
     module.first.learn(_patches(images, _PATCH_PIXELS[0], random), seed)
     module.second.learn(_patches(_map(module.middle, images), _PATCH_PIXELS[1], random), seed)
     module.project_on(_map(module.statistics, images), random)
-    tf.saved_model.save(module, str(folder))
+    save_module(module, folder)
     return folder
 
 
