@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
+from tfrec.data.schema import LABELS
+
+if TYPE_CHECKING:
+    from tfrec.features.content import ContentFeatures
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 """Standard output; plain lines where it is no terminal."""
 
 ProgressCallback = Callable[[int, int], None]
@@ -54,10 +63,75 @@ def progress_bar(description: str, unit: str) -> Iterator[ProgressCallback]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+stage_seconds: dict[str, float] = {}
+"""How long each stage of this process took."""
+
+
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Says what begins, and how long it took."""
-    start = time.monotonic()
     console.print(f"[bold]{name}[/bold]")
+    start = time.monotonic()
     yield
-    console.print(f"  [dim]{time.monotonic() - start:.1f} s[/dim]")
+    stage_seconds[name] = time.monotonic() - start
+    console.print(f"  [dim]{stage_seconds[name]:.1f} s[/dim]")
+
+
+def show_dataset(summary: Mapping[str, Any], content: ContentFeatures) -> None:
+    """What was read: sizes, columns with their kinds, modalities, rejects."""
+    sizes = ", ".join(f"{summary[name]:,} {name}" for name in ("users", "videos", "interactions"))
+    parts = ", ".join(f"{count:,} {name}" for name, count in summary["parts"].items())
+    console.print(f"  {summary['name']}: {sizes} ({parts}), {summary['cold_videos']:,} cold videos")
+    for block, wording in (("columns", "{name} ({note})"), ("ignored_columns", "{name} ignored ({note})")):
+        for table, columns in summary[block].items():
+            if columns:
+                notes = (wording.format(name=name, note=note) for name, note in columns.items())
+                console.print(f"  {table}: {', '.join(notes)}")
+    for name, modality in content.modalities.items():
+        shape = " x ".join(str(size) for size in modality.values.shape[1:])
+        encoded = f", {content.encoded[name]:,} encoded now" if name in content.encoded else ""
+        console.print(f"  {name} features: {(modality.lengths > 0).sum():,} videos, {shape}{encoded}")
+    for reason, count in summary["rejects"].items():
+        console.print(f"  [yellow]rejected {count:,}: {reason}[/yellow]")
+
+
+def show_results(metrics: Mapping[str, Any], folder: Path) -> None:
+    """The closing table: metrics against baselines, where things are, what to do next."""
+    console.print(_comparison(metrics))
+    ranking, index = metrics["ranking"], metrics["index"]
+    for label in LABELS:
+        if ranking.get(f"{label}_auc") is not None:
+            console.print(
+                f"  ranking, {label}: AUC {_with_interval(ranking, f'{label}_auc')}, the retrieval score alone "
+                f"{_with_interval(ranking, f'retrieval_{label}_auc')}; calibration error {ranking[f'{label}_ece']:.3f}"
+            )
+    console.print(f"  index: {index['kind']}, recall@100 against exact search {index['recall_vs_exact@100']:.3f}")
+    for name in ("report.html", "metrics.json", "models"):
+        console.print(f"  {folder / name}")
+    models = (folder / "models" / "recommender").resolve()
+    command = f"python -m serving.server --model_name=recommender --model_base_path={models} --rest_api_port=8501"
+    console.print(f"next: {command}", soft_wrap=True)
+
+
+def _comparison(metrics: Mapping[str, Any]) -> Table:
+    """Recall of the model, the baselines and the oracle, on all videos and its slices."""
+    table = Table(title=f"recall@20 on the {metrics['dataset']['evaluated_on']} part, with 95 % intervals")
+    table.add_column("")
+    for column in ("all videos", "warm videos", "cold videos", "ndcg@20, all"):
+        table.add_column(column, justify="right")
+    model = {**metrics["retrieval"], "warm": metrics["warm"], "cold_start": metrics["cold_start"]}
+    oracle = {"oracle": metrics["oracle"]} if "oracle" in metrics else {}
+    for name, block in {"this model": model, **metrics["baselines"], **oracle}.items():
+        recalls = [
+            _with_interval(part, "recall@20") for part in (block, block.get("warm", {}), block.get("cold_start", {}))
+        ]
+        table.add_row(name, *recalls, _with_interval(block, "ndcg@20"), style="bold" if name == "this model" else None)
+    return table
+
+
+def _with_interval(block: Mapping[str, Any], name: str) -> str:
+    """A number and its interval, or a dash."""
+    value, interval = block.get(name), block.get(f"{name}_interval")
+    if value is None:
+        return "–"
+    return f"{value:.4f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")

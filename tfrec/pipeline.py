@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,22 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfrec.config import TrainConfig
+from tfrec.config import IndexKind, TrainConfig
 from tfrec.console import progress_bar
 from tfrec.data.input_pipeline import HistoryLog, Query, RankingBatches, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
 from tfrec.evaluation import metrics
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, final_part, make_task
+from tfrec.evaluation.examples import SLATE_SHOWN, ExampleSlates
 from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle
+from tfrec.evaluation.report import ExampleSlate
+from tfrec.export.log_requests import SignatureCall, task_requests
+from tfrec.export.publish import Answer, publish, write_serving_config
+from tfrec.export.recommender import Recommender, ServingModel, save_recommender
+from tfrec.export.text_search import TextSearch
+from tfrec.export.warmup import recommender_calls, write_warmup
 from tfrec.features.content import ContentFeatures
+from tfrec.features.modules import text_encoder
 from tfrec.index.base import Index
 from tfrec.index.tune import build_index
 from tfrec.models.cold_start import ColdStartModel
@@ -36,8 +44,20 @@ from tfrec.models.training import Objective, Record, fit, restore_best
 from tfrec.run import RunFolder
 
 QUERIES_PER_BATCH = 1024
+STOCK, NATIVE = "recommender", "recommender_scann"
+"""The published models: stock ops only, and over the native ScaNN op."""
+
+COLD_APPEALS = tuple(np.arange(-2.0, 6.1, 0.5).tolist())
+"""Tried; in units of logits, so 1 makes a video e times as likely."""
+
+MAX_TUNING_USERS = 2000
+"""Users of the validation part that choose among them."""
+
 MIN_COLD_USERS = 30
 """Users with a cold positive from which on cold recall decides early stopping of the cold-start head."""
+
+TRAINED = ("retrieval", "cold_start", "ranking")
+"""Stages with learning curves."""
 
 HELD_OUT_USERS = 0.2
 """Share of the users whose validation events measure the ranker instead of training it."""
@@ -129,7 +149,7 @@ class Stages:
         tf.keras.utils.set_random_seed(self.config.seed + 2)
         model = RankingModel(config, self.dataset, retrieval, embeddings)
         interactions = self.dataset.interactions
-        events = np.flatnonzero(interactions.part == self._validation_task().part)
+        events = np.flatnonzero(interactions.part == self._validation_part)
         held_out = interactions.user[events] % round(1 / HELD_OUT_USERS) == 0
         training, holdout = (self._ranking_batches(events[rows], (Part.TRAIN,)) for rows in (~held_out, held_out))
 
@@ -148,19 +168,42 @@ class Stages:
         Warm videos come from the candidate tower, cold ones from the head if there is one.
         """
         embeddings = retrieval.embed_catalogue()
+        cold = np.flatnonzero(self.dataset.interactions.train_counts == 0)
         if cold_start is not None:
-            cold = np.flatnonzero(self.dataset.interactions.train_counts == 0)
             embeddings[cold] = cold_start.embed_videos(cold)
+        embeddings[cold, -1] += self._cold_appeal(retrieval, embeddings, cold)
         return retrieval.publish(embeddings, _opening(self.final_task()))
 
-    def build_index(self, retrieval: RetrievalModel, embeddings: NDArray[np.float32]) -> tuple[Index, Metrics]:
-        """The index, tuned by queries of the validation part."""
-        task = self._validation_task()
+    def _cold_appeal(
+        self, retrieval: RetrievalModel, embeddings: NDArray[np.float32], cold: NDArray[np.int64]
+    ) -> float:
+        """What to add to the scores of all cold videos, so that they neither flood the slates nor vanish from them.
+
+        The one number that training cannot tell, since it has no cold videos: chosen by recall@20 over the whole catalogue in
+        the validation part, where some videos are cold too. Warm videos keep their order.
+        """
+        task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
+        if not len(task) or not task.relevant[:, cold].nnz:
+            return 0.0
+        asked = self._embed(retrieval, self.queries(task), embeddings)
+        published = retrieval.publish(embeddings, _opening(task))
+
+        def recall_with(appeal: float) -> float:
+            shifted = published.copy()
+            shifted[cold, -1] += appeal
+            return float(self._evaluate(task, asked, shifted)["retrieval"]["recall@20"])
+
+        return max(COLD_APPEALS, key=lambda appeal: (recall_with(appeal), -abs(appeal)))
+
+    def build_index(
+        self, retrieval: RetrievalModel, embeddings: NDArray[np.float32], kind: IndexKind
+    ) -> tuple[Index, Metrics]:
+        """An index, tuned by queries of the validation part."""
+        task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
         queries = self._embed(retrieval, self.queries(task), embeddings)
+        config = replace(self.config.index, kind=kind)
         with progress_bar("index", "videos") as progress:
-            index, report = build_index(
-                embeddings, self.config.index, queries=queries, seed=self.config.seed, progress=progress
-            )
+            index, report = build_index(embeddings, config, queries=queries, seed=self.config.seed, progress=progress)
         figures = asdict(report)
         return index, {"recall_vs_exact@100": figures.pop("recall"), **figures}
 
@@ -168,11 +211,86 @@ class Stages:
         """Every number of metrics.json that is measured on the final part."""
         task = self.final_task()
         results = self._evaluate(task, self._embed(retrieval, self.queries(task), embeddings), embeddings)
-        return {**results, "ranking": self._ranking_metrics(ranking, task), "baselines": self._baselines(task)}
+        oracle = evaluate_oracle(self.dataset.folder, task, self.config.evaluation, self.config.seed)
+        return {
+            **results,
+            "ranking": self._ranking_metrics(ranking, task),
+            "baselines": self._baselines(task),
+            **({"oracle": oracle} if oracle else {}),
+        }
 
-    def evaluate_oracle(self) -> Metrics | None:
-        """The best that can be reached, where the dataset is simulated and says so."""
-        return evaluate_oracle(self.dataset.folder, self.final_task(), self.config.evaluation, self.config.seed)
+    def recommender(self, retrieval: RetrievalModel, ranking: RankingModel, index: Index) -> Recommender:
+        """What is exported, over an index."""
+        interactions = self.dataset.interactions
+        return Recommender(
+            ServingModel(
+                user_ids=self.dataset.users.ids,
+                video_ids=self.dataset.videos.ids,
+                query_tower=retrieval.query_tower,
+                video_embeddings=ranking.video_embeddings,
+                is_cold=interactions.train_counts == 0,
+                ranking=ranking,
+                index=index,
+                history_length=self.config.retrieval.query.history_length,
+                log_end=int(interactions.timestamp.max()),
+                temperature=self.config.retrieval.temperature,
+                config=self.config.export,
+                text_search=self._text_search(),
+            )
+        )
+
+    def _text_search(self) -> TextSearch | None:
+        text = self.content.modalities.get("text")
+        if text is None or not self.dataset.videos.has_text:
+            return None
+        cache = self.config.features.cache or self.run.folder / "features"
+        texts = sorted({*self.dataset.videos.texts, *self.dataset.videos.prompts} - {""})
+        return TextSearch(text_encoder(self.config.features.text, cache, lambda: texts), text.values)
+
+    def publish(self, recommenders: Mapping[str, Recommender]) -> dict[str, int]:
+        """Exports the recommenders as new versions, each checked before it appears.
+
+        Returns:
+            The version of each model.
+        """
+        config, task = self.config.export, self.final_task()
+        models = self.run.folder / "models"
+        published = {}
+        for name, recommender in recommenders.items():
+            calls = recommender_calls(
+                self.dataset, task, recommender.functions.keys(), config.warmup_requests, min(10, config.max_k)
+            )
+            answers = [Answer(call, recommender.call(call.signature, call.inputs)) for call in calls]
+            build = partial(_save, recommender, name, calls)
+            stock = name != NATIVE
+            published[name] = publish(build, models, name, config.keep_versions, stock=stock, expected=answers)
+        details = {"encoders": dict(self.content.encoders), "fingerprint": fingerprint(self.config, self.dataset)}
+        write_serving_config(models, [STOCK], details)
+        return published
+
+    def example_slates(self, recommender: Recommender) -> list[ExampleSlate]:
+        """What the recommender shows some users of the final part."""
+        task = self.final_task()
+        draw = np.random.default_rng(self.config.seed)
+        count = min(self.config.evaluation.num_example_slates, len(task))
+        positions = np.sort(draw.choice(len(task), count, replace=False))
+        requests = task_requests(self.dataset, task, positions, min(SLATE_SHOWN, self.config.export.max_k))
+        return ExampleSlates(self.dataset, task).make(positions, requests, recommender.call("recommend", requests))
+
+    def dataset_metrics(self) -> Metrics:
+        """What metrics.json says of the data."""
+        part = self.final_task().part.name.lower()
+        return {**self.dataset.summary, "evaluated_on": part, "rejects": self.dataset.rejects.counts()}
+
+    def curves(self) -> dict[str, list[Record]]:
+        """Records of the epochs, by stage."""
+        return {name: self.run.result(name)["records"] for name in TRAINED if self.run.finished(name)}
+
+    def examples_per_second(self) -> float:
+        """Training examples of retrieval per second, without validation, and without the first epoch, which traces."""
+        records = self.run.result("retrieval")["records"]
+        seconds = [record["seconds"] for record in records[1:] or records]
+        return len(seconds) * self.retrieval_batches.num_examples / sum(seconds)
 
     def final_task(self) -> EvaluationTask:
         """The requests of the part that the final numbers come from."""
@@ -195,9 +313,14 @@ class Stages:
             for start in starts
         ]
 
+    @property
+    def _validation_part(self) -> Part:
+        """Validation; the test part where a predefined split has no validation part."""
+        return Part.VALIDATION if len(self.dataset.interactions.rows(Part.VALIDATION)) else Part.TEST
+
     def _validation_task(self) -> EvaluationTask:
-        part = Part.VALIDATION if len(self.dataset.interactions.rows(Part.VALIDATION)) else Part.TRAIN
-        return make_task(self.dataset.interactions, part, self.config.evaluation.max_users, self.config.seed)
+        max_users = self.config.evaluation.max_users
+        return make_task(self.dataset.interactions, self._validation_part, max_users, self.config.seed)
 
     def _embed(
         self, retrieval: RetrievalModel, queries: list[Query], embeddings: NDArray[np.float32]
@@ -282,6 +405,11 @@ def _opening(task: EvaluationTask) -> int:
 
 def _validation_record(results: dict[str, Metrics], slice_name: str = "retrieval") -> Record:
     return {name: float(results[slice_name][name]) for name in ("recall@20", "ndcg@20")}
+
+
+def _save(recommender: Recommender, name: str, calls: list[SignatureCall], folder: Path) -> None:
+    save_recommender(recommender, folder)
+    write_warmup(folder, name, calls)
 
 
 def fingerprint(config: TrainConfig, dataset: Dataset) -> str:

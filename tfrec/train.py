@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 def make_parser() -> jsonargparse.ArgumentParser:
     """The command line: every field of `TrainConfig`, and YAML files of the same."""
-    parser = jsonargparse.ArgumentParser(prog="python -m tfrec.train", description=TrainConfig.__doc__.splitlines()[0])
+    parser = jsonargparse.ArgumentParser(
+        prog="python -m tfrec.train", description=(TrainConfig.__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file of options")
     # The folder is what everybody gives: `--data DIR` stands for `--data.folder DIR`.
     parser.add_class_arguments(TrainConfig, fail_untyped=True)
@@ -55,34 +58,58 @@ def train(config: TrainConfig) -> dict[str, Any]:
         TfrecError: If the configuration or the data cannot be used.
     """
     from tfrec import console
+    from tfrec.evaluation.report import write_metrics, write_report
+    from tfrec.pipeline import NATIVE, STOCK
 
-    with console.stage("data"):
+    start = time.monotonic()
+    with console.stage("Data and features"):
         stages = _open(config)
-    with console.stage("retrieval"):
+        console.show_dataset(stages.dataset.summary, stages.content)
+    with console.stage("Retrieval"):
         retrieval = stages.train_retrieval()
-    with console.stage("cold start"):
+    with console.stage("Cold start"):
         cold_start = stages.train_cold_start(retrieval)
         embeddings = stages.embed_videos(retrieval, cold_start)
-    with console.stage("index"):
-        index, index_metrics = stages.build_index(retrieval, embeddings)
-    with console.stage("ranking"):
+    with console.stage("Index"):
+        kind = config.index.kind
+        index, index_metrics = stages.build_index(retrieval, embeddings, "auto" if kind == "scann" else kind)
+        native, index_metrics["scann"] = stages.build_index(retrieval, embeddings, "scann")
+    with console.stage("Ranking"):
         ranking = stages.train_ranking(retrieval, embeddings)
-    with console.stage("evaluation"):
-        metrics = stages.evaluate(retrieval, ranking, embeddings)
-    for k in ("retrieval","warm","cold_start","ranking"): print(k, {n: v for n, v in metrics[k].items() if "reliab" not in n and ("20" in n or "auc" in n or "ece" in n)})
-    for k, v in metrics["baselines"].items(): print(k, v.get("recall@20"), v.get("warm", {}).get("recall@20"), v.get("cold_start", {}).get("recall@20"))
+    with console.stage("Evaluation"):
+        measured = stages.evaluate(retrieval, ranking, embeddings)
+    with console.stage("Export"):
+        recommender = stages.recommender(retrieval, ranking, index)
+        published = stages.publish({STOCK: recommender, NATIVE: stages.recommender(retrieval, ranking, native)})
+    metrics = {
+        "dataset": stages.dataset_metrics(),
+        **measured,
+        "index": index_metrics,
+        "published": published,
+        "seconds": {**console.stage_seconds, "total": time.monotonic() - start},
+        "examples_per_second": stages.examples_per_second(),
+    }
+    folder = stages.run.folder
+    write_metrics(folder / "metrics.json", metrics)
+    slates = stages.example_slates(recommender)
+    write_report(
+        folder / "report.html", metrics, stages.dataset.summary, stages.curves(), slates, asdict(stages.config)
+    )
+    console.show_results(metrics, folder)
     return metrics
 
 
 def _open(config: TrainConfig) -> Stages:
     """Reads the dataset, encodes its content, and opens the run's folder."""
     import tensorflow as tf
+    import yaml
 
     from tfrec.console import progress_bar
-    from tfrec.data.dataset import load_dataset
+    from tfrec.data.dataset import REJECTED_FILE, load_dataset
+    from tfrec.data.rejects import MEDIA
     from tfrec.features.extract import extract_features
     from tfrec.pipeline import Stages, clear_training, fingerprint
-    from tfrec.run import RunFolder
+    from tfrec.run import RunFolder, atomic_file
 
     tf.config.experimental.enable_op_determinism()
     if config.data.folder is None:
@@ -97,11 +124,22 @@ def _open(config: TrainConfig) -> Stages:
     run = RunFolder(output, fingerprint(config, dataset), config.resume)
     if not run.resumed:
         clear_training(output)
+    with atomic_file(output / "config.yaml") as file:
+        file.write(yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
     with progress_bar("features", "items") as progress:
         content = extract_features(
             dataset.videos, config.features, config.features.cache or output / "features", dataset.rejects, progress
         )
+    dataset.rejects.write(output / REJECTED_FILE)
+    dataset.rejects.check(MEDIA, config.data.max_rejected)
     return Stages(replace(config, output=output), run, dataset, content)
+
+
+def _plain(value: Any) -> Any:
+    """The configuration in YAML's own types."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 Floats = NDArray[np.float64]
 Hits = NDArray[np.bool_]
-Rows = NDArray[np.integer[Any]]
+Rows = NDArray[Any]
 
 
 def hits(top: Rows, relevant: sparse.csr_matrix) -> Hits:
