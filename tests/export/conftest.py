@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def model(dataset: Dataset, retrieval: RetrievalModel) -> ServingModel:
     query = log.latest(tf.constant([0, 1]), tf.constant([1, 1], tf.int64))
     events = tf.gather(ranking.video_embeddings, tf.maximum(query.history, 0))
     ranking.probabilities(query, retrieval.query_tower(query, events), events, tf.zeros([len(query.user), 2], tf.int32))
-    _randomise(ranking, 2)
+    _randomise(ranking, 2, scale=0.1)
     return ServingModel(
         user_ids=dataset.users.ids,
         video_ids=dataset.videos.ids,
@@ -110,8 +111,13 @@ def saved(recommender: Recommender, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def _randomise(model: tf.keras.Model, seed: int) -> tf.keras.Model:
+@pytest.fixture(scope="session")
+def loaded(saved: Path) -> Any:
+    return tf.saved_model.load(str(saved))
+
+
+def _randomise(model: tf.keras.Model, seed: int, scale: float = 0.5) -> tf.keras.Model:
     draw = np.random.default_rng(seed)
     for variable in model.trainable_variables:
-        variable.assign(draw.normal(scale=0.5, size=variable.shape))
+        variable.assign(draw.normal(scale=scale, size=variable.shape))
     return model

@@ -6,9 +6,11 @@ tensorflow-io, newer TF-Text) load in the Python process that made the model, an
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfrec.errors import TfrecError
@@ -56,6 +58,9 @@ TF_TEXT_OPS = frozenset(
 TF-Text 2.12.1 (tensorflow_serving/workspace.bzl), which lacks the trimmers (`TFText>RoundRobinTrim`) and `TFText>Utf8Binarize`
 that later releases have."""
 
+PYTHON_OPS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
+"""TensorFlow's, but a server has no Python to run them."""
+
 
 def graph_ops(saved_model: Path) -> set[str]:
     """Names of all ops in the graphs and functions of a SavedModel.
@@ -64,29 +69,36 @@ def graph_ops(saved_model: Path) -> set[str]:
         saved_model: its folder.
     """
     model = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
-    ops: set[str] = set()
-    for graph in (meta_graph.graph_def for meta_graph in model.meta_graphs):
-        functions = {function.signature.name for function in graph.library.function}
-        bodies = [graph.node, *(function.node_def for function in graph.library.function)]
-        ops |= {node.op for body in bodies for node in body} - functions
-    return ops
+    return set().union(*(_ops(meta_graph.graph_def) for meta_graph in model.meta_graphs))
 
 
-def foreign_ops(saved_model: Path) -> set[str]:
-    """Names of the ops that a stock TensorFlow Serving 2.16 does not have."""
+def function_ops(function: tf.types.experimental.ConcreteFunction) -> set[str]:
+    """Names of all ops in a function and those that it calls."""
+    return _ops(function.graph.as_graph_def())
+
+
+def _ops(graph: graph_pb2.GraphDef) -> set[str]:
+    functions = {function.signature.name for function in graph.library.function}
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    return {node.op for body in bodies for node in body} - functions
+
+
+def foreign(ops: Set[str]) -> set[str]:
+    """Those of `ops` that a stock TensorFlow Serving 2.16 does not have, or cannot run."""
     # `tf.raw_ops` holds the ops of TensorFlow alone, whatever else this process has loaded.
-    return {op for op in graph_ops(saved_model) if not hasattr(tf.raw_ops, op)} - TF_TEXT_OPS
+    core = {op for op in dir(tf.raw_ops) if op not in PYTHON_OPS}
+    return set(ops) - core - TF_TEXT_OPS
 
 
 def assert_stock(saved_model: Path) -> None:
     """Refuses a SavedModel that a stock TensorFlow Serving 2.16 cannot load.
 
     Raises:
-        TfrecError: If an op is neither TensorFlow's nor among `TF_TEXT_OPS`.
+        TfrecError: If an op is neither TensorFlow's nor among `TF_TEXT_OPS`, or needs Python.
     """
-    foreign = foreign_ops(saved_model)
-    if foreign:
+    lacking = foreign(graph_ops(saved_model))
+    if lacking:
         raise TfrecError(
-            f"{saved_model.name} uses ops that stock TensorFlow Serving 2.16 does not register: {', '.join(sorted(foreign))}. "
+            f"{saved_model.name} uses ops that stock TensorFlow Serving 2.16 lacks: {', '.join(sorted(lacking))}. "
             "Publish it with `stock=False` for a server that has them, or choose an encoder or index without them."
         )

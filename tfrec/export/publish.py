@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tfrec import __version__
 from tfrec.errors import TfrecError
 from tfrec.export.log_requests import SignatureCall, tensors
-from tfrec.export.ops import assert_stock, foreign_ops
+from tfrec.export.ops import assert_stock, foreign, graph_ops
 from tfrec.export.warmup import replay_warmup
 from tfrec.run import atomic_file, write_json
 
@@ -139,7 +139,7 @@ def _manifest(scratch: Path, name: str, version: int) -> dict[str, Any]:
         "created": _now(),
         "tfrec": __version__,
         "tensorflow": tf.__version__,
-        "stock": not foreign_ops(scratch),
+        "stock": not foreign(graph_ops(scratch)),
         "files": _checksums(scratch),
     }
 

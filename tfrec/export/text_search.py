@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.data.schema import FloatArray
+from tfrec.export.ops import foreign, function_ops
 
 
 class TextSearch:
@@ -20,6 +21,9 @@ class TextSearch:
 
     def __init__(self, encoder: Callable[[tf.Tensor], tf.Tensor], embeddings: FloatArray) -> None:
         self.encoder = encoder
+        traced = tf.function(encoder).get_concrete_function(tf.TensorSpec([None], tf.string))
+        self.foreign_ops = foreign(function_ops(traced))
+        """Ops of the encoder that a stock server lacks: where there are any, search cannot be exported."""
         lengths = np.linalg.norm(np.asarray(embeddings, np.float32), axis=1, keepdims=True)
         directions = embeddings / np.maximum(lengths, 1e-12)
         self._directions = tf.Variable(directions, trainable=False, dtype=tf.float32, name="text_directions")
