@@ -10,12 +10,14 @@ References:
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from tfrec.encoders.hub import save_module
 
@@ -49,9 +51,11 @@ def build_small_cnn(folder: Path, frames: NDArray[np.uint8], seed: int = 0) -> P
     chosen = np.sort(random.permutation(len(frames))[:_MAX_FRAMES])
     images = frames[chosen].astype(np.float32) / 255
     module = SmallCnn()
-    module.colours.assign(_colour_centres(images, random, seed))
-    module.first.learn(_patches(images, _PATCH_PIXELS[0], random), seed)
-    module.second.learn(_patches(_map(module.middle, images), _PATCH_PIXELS[1], random), seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a handful of frames may have fewer patches than kernels
+        module.colours.assign(_colour_centres(images, random, seed))
+        module.first.learn(_patches(images, _PATCH_PIXELS[0], random), seed)
+        module.second.learn(_patches(_map(module.middle, images), _PATCH_PIXELS[1], random), seed)
     module.project_on(_map(module.statistics, images), random)
     save_module(module, folder)
     return folder

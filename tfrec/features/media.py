@@ -23,11 +23,10 @@ from tfrec.features.content import Modality
 from tfrec.features.content_hash import content_keys
 from tfrec.features.modules import image_encoder
 from tfrec.features.store import FeatureStore
-from tfrec.media.audio import Waveform
 from tfrec.media.container import MediaError
 from tfrec.media.frames import Frames
 from tfrec.media.pool import DecodePool
-from tfrec.media.read import DecodeSettings, main_path
+from tfrec.media.read import Decoded, DecodeSettings, main_path
 
 _VIDEOS_PER_WRITE = 32
 _VIDEOS_FOR_SMALL_CNN = 40
@@ -80,7 +79,7 @@ def media_features(
             keys.append(key)
     sources = [media[row] for row in rows]
     with DecodePool(DecodeSettings.of(config.image, config.audio, config.file_timeout_seconds), config.workers) as pool:
-        image = image_encoder(config.image, cache, lambda: _sample_frames(pool, sources))
+        image = image_encoder(config.image, cache, lambda: _sample_frames(pool, sources, config.image.image_size))
         work = _Encoding(image, AudioEncoder(config.audio), config, cache)
         encoded = work.run(pool, sources, keys, rejects, progress)
     return MediaFeatures(work.modalities(np.array(rows, np.int64), keys, num_videos), work.versions, encoded)
@@ -90,20 +89,20 @@ class _Encoding:
     """The two encoders, each with its store.
 
     Args:
-        image: encoder of frames.
+        image: encoder of frames; None where no source has any.
         audio: encoder of sound.
         config: their configuration.
         cache: folder of the stores.
     """
 
-    def __init__(self, image: ImageEncoder, audio: AudioEncoder, config: FeaturesConfig, cache: Path) -> None:
+    def __init__(self, image: ImageEncoder | None, audio: AudioEncoder, config: FeaturesConfig, cache: Path) -> None:
         self._image, self._audio = image, audio
         self._num_frames = config.image.num_frames
-        self.versions = {"video": f"{image.version}-{self._num_frames}", "audio": audio.version}
-        shapes = {
-            "video": (self._num_frames, image.dim),
-            "audio": (config.audio.num_steps, config.audio.num_coefficients),
-        }
+        self.versions = {"audio": audio.version}
+        shapes = {"audio": (config.audio.num_steps, config.audio.num_coefficients)}
+        if image is not None:
+            self.versions["video"] = f"{image.version}-{self._num_frames}"
+            shapes["video"] = (self._num_frames, image.dim)
         self._stores = {name: FeatureStore(cache / version, shapes[name]) for name, version in self.versions.items()}
 
     def run(
@@ -118,7 +117,7 @@ class _Encoding:
         stored = np.all([store.rows(keys) >= 0 for store in self._stores.values()], axis=0)
         todo = {key: source for key, source, have in zip(keys, sources, stored, strict=True) if not have}
         progress(0, len(todo))
-        batch: dict[bytes, tuple[Frames, Waveform]] = {}
+        batch: dict[bytes, Decoded] = {}
         encoded = 0
         for done, (key, media) in enumerate(pool.decode(todo.items()), 1):
             if isinstance(media, MediaError):
@@ -145,17 +144,20 @@ class _Encoding:
                 found[name] = Modality(store.read(stored), lengths)
         return found
 
-    def _encode(self, batch: Mapping[bytes, tuple[Frames, Waveform]]) -> None:
+    def _encode(self, batch: Mapping[bytes, Decoded]) -> None:
         keys = list(batch)
-        frames, lengths = self._encode_frames([frames for frames, _ in batch.values()])
+        if self._image is not None:
+            frames, num_frames = self._encode_frames(self._image, [frames for frames, _ in batch.values()])
+            _append_absent(self._stores["video"], keys, frames, num_frames)
         steps, num_steps = self._audio.encode([sound for _, sound in batch.values()])
-        _append_absent(self._stores["video"], keys, frames, lengths)
         _append_absent(self._stores["audio"], keys, steps, num_steps)
 
-    def _encode_frames(self, videos: Sequence[Frames]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def _encode_frames(
+        self, image: ImageEncoder, videos: Sequence[Frames]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         lengths = np.array([len(frames) for frames in videos], np.int32)
-        values = np.zeros((len(videos), self._num_frames, self._image.dim), np.float32)
-        values[np.arange(self._num_frames) < lengths[:, None]] = self._image.encode(np.concatenate(videos))
+        values = np.zeros((len(videos), self._num_frames, image.dim), np.float32)
+        values[np.arange(self._num_frames) < lengths[:, None]] = image.encode(np.concatenate(videos))
         return values, lengths
 
 
@@ -172,8 +174,12 @@ def _append_absent(
     store.append([key for key, new in zip(keys, absent, strict=True) if new], values[absent], lengths[absent])
 
 
-def _sample_frames(pool: DecodePool, sources: Sequence[MediaSource]) -> Frames:
-    """Frames of some videos, evenly spread over the catalogue."""
+def _sample_frames(pool: DecodePool, sources: Sequence[MediaSource], image_size: int) -> Frames:
+    """Frames of some videos, evenly spread over the catalogue; empty where no video has any."""
     step = max(1, len(sources) // _VIDEOS_FOR_SMALL_CNN)
-    decoded = (media for _, media in pool.decode(enumerate(sources[::step])))
-    return np.concatenate([media[0] for media in decoded if not isinstance(media, MediaError)])
+    for start in range(step):
+        decoded = [media for _, media in pool.decode(enumerate(sources[start::step]))]
+        frames = [media[0] for media in decoded if not isinstance(media, MediaError)]
+        if any(map(len, frames)):
+            return np.concatenate(frames)
+    return np.zeros((0, image_size, image_size, 3), np.uint8)

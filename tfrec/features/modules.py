@@ -36,13 +36,16 @@ def text_encoder(config: TextConfig, cache: Path, texts: Callable[[], Sequence[s
     return TextEncoder(str(parts[0]), str(parts[1]), config)
 
 
-def image_encoder(config: ImageConfig, cache: Path, frames: Callable[[], NDArray[np.uint8]]) -> ImageEncoder:
-    """The frame encoder; `frames` is asked only where a small one has to be built."""
+def image_encoder(config: ImageConfig, cache: Path, frames: Callable[[], NDArray[np.uint8]]) -> ImageEncoder | None:
+    """The frame encoder; `frames` is asked only where a small one has to be built, and without any there is none."""
     if config.encoder:
         return ImageEncoder(config.encoder, config)
     folder = cache / "modules" / f"small_cnn_{config.image_size}"
     if missing_part(folder):
-        _build(folder, lambda scratch: build_small_cnn(scratch, frames(), _SEED))
+        samples = frames()
+        if not len(samples):
+            return None
+        _build(folder, lambda scratch: build_small_cnn(scratch, samples, _SEED))
     return ImageEncoder(str(folder), config)
 
 
