@@ -17,7 +17,9 @@ class TemporalConvolution(tf.keras.layers.Layer):
     def __init__(self, units: int, kernel_size: int = 3, stride: int = 2) -> None:
         super().__init__()
         self.stride = stride
-        self.convolution = tf.keras.layers.Conv1D(units, kernel_size, strides=stride, padding="same", activation="gelu")
+        # Keras would place "same" padding by the parity of T, and a longer padding would change the result.
+        self.border = tf.keras.layers.ZeroPadding1D(((kernel_size - 1) // 2, kernel_size // 2))
+        self.convolution = tf.keras.layers.Conv1D(units, kernel_size, strides=stride, activation="gelu")
 
     def call(self, inputs: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Convolves.
@@ -30,4 +32,5 @@ class TemporalConvolution(tf.keras.layers.Layer):
             float32 `[B, ceil(T / stride), units]` and its lengths, int32 `[B]`.
         """
         present = tf.sequence_mask(lengths, tf.shape(inputs)[1], tf.float32)
-        return self.convolution(inputs * present[:, :, None]), -(-lengths // self.stride)
+        padded = self.border(inputs * present[:, :, None])
+        return self.convolution(padded), -(-lengths // self.stride)
