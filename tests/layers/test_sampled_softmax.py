@@ -1,0 +1,75 @@
+"""The correction of sampled candidates and the mask of other positives."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec.layers.pooling import MASKED
+from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
+
+
+def log_probability(frequency: list[float], batch_size: int, num_uniform: int) -> np.ndarray:
+    num_videos = len(frequency)
+    return inclusion_log_probability(tf.constant(frequency), batch_size, num_uniform, num_videos).numpy()
+
+
+def test_closed_forms():
+    assert log_probability([0.0, 1.0], batch_size=3, num_uniform=0)[0] == -np.inf
+    np.testing.assert_allclose(log_probability([0.2, 0.8], 1, 0), np.log([0.2, 0.8]), rtol=1e-5)
+    np.testing.assert_allclose(log_probability([0.0, 0.0, 0.0, 1.0], 5, 1)[0], np.log(1 / 4), rtol=1e-5)
+    np.testing.assert_allclose(log_probability([0.5, 0.5], 2, 1), np.log([7 / 8, 7 / 8]), rtol=1e-5)
+
+
+def test_video_in_every_batch():
+    assert log_probability([1.0, 0.0], batch_size=4, num_uniform=0)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_agrees_with_monte_carlo():
+    frequency = np.array([0.5, 0.3, 0.15, 0.05, 0.0])
+    draw = np.random.default_rng(0)
+    targets = draw.choice(5, p=frequency, size=(40_000, 3))
+    uniform = draw.integers(5, size=(40_000, 2))
+    batches = np.concatenate([targets, uniform], axis=1)
+    shares = [(batches == video).any(axis=1).mean() for video in range(5)]
+    probability = np.exp(log_probability(frequency.astype(np.float32).tolist(), batch_size=3, num_uniform=2))
+    np.testing.assert_allclose(probability, shares, atol=0.01)
+
+
+def test_masks_other_positives():
+    logits = tf.reshape(tf.range(8, dtype=tf.float32), [2, 4])
+    candidates = tf.constant([7, 2, 9, 0])  # of a catalogue of ten
+    positives = tf.constant([[2, 7, 5, -1], [9, 9, 0, -1]])
+    masked = mask_positives(logits, candidates, positives, targets=tf.constant([0, 3]), num_videos=10)
+    # User 0 watched 2 besides the target 7, and 5, which is no candidate; user 1 watched 9 besides the target 0.
+    np.testing.assert_array_equal(masked, [[0, MASKED, 2, 3], [4, 5, MASKED, 7]])
+
+
+def test_padding_masks_nothing():
+    logits = tf.ones([2, 2])
+    masked = mask_positives(logits, tf.constant([0, 1]), tf.fill([2, 3], -1), tf.constant([0, 1]), num_videos=2)
+    np.testing.assert_array_equal(masked, logits)
+
+
+def test_correction_recovers_the_full_softmax():
+    """Logits of ten videos, learned from samples, against the log frequencies that the full softmax would reach."""
+    frequency = 0.6 ** np.arange(10)
+    frequency /= frequency.sum()
+    draw = np.random.default_rng(0)
+    batches = [(draw.choice(10, p=frequency, size=8), draw.integers(10, size=4)) for _ in range(3000)]
+
+    def error(correction: np.ndarray) -> float:
+        logits, average = np.zeros(10), np.zeros(10)
+        for step, (targets, uniform) in enumerate(batches):
+            candidates = np.unique(np.concatenate([targets, uniform]))
+            exponentials = np.exp(logits[candidates] - correction[candidates])
+            logits[candidates] -= 0.1 * exponentials / exponentials.sum()
+            np.add.at(logits, targets, 0.1 / len(targets))
+            average += logits * (step >= 1500) / 1500
+        difference = average - np.log(frequency)
+        return float(np.abs(difference - difference.mean()).max())
+
+    log_q = log_probability(frequency.tolist(), batch_size=8, num_uniform=4).astype(np.float64)
+    right, without, wrong = error(log_q), error(np.zeros(10)), error(-log_q)
+    assert right < 0.35  # the rarest video is drawn as a target every 40th batch
+    assert without > 2 * right
+    assert wrong > without + right
