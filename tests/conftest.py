@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tfrec  # noqa: F401  (first: it chooses Keras 2 for TensorFlow)
+from tfrec.data.schema import Catalog, Dataset, FeatureColumns, Interactions, Part, Users
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,3 +71,61 @@ def _write_media(
                 container.mux(voice.encode(part))
             container.mux(voice.encode())
     return path
+
+
+@pytest.fixture(scope="session")
+def make_interactions() -> Callable[..., Interactions]:
+    """Makes a log from (user, video, Unix seconds) triples."""
+    return _make_interactions
+
+
+def _make_interactions(
+    events: Sequence[tuple[int, int, int]] | np.ndarray,
+    part: Part | Sequence[int] = Part.TRAIN,
+    num_users: int = 0,
+    num_videos: int = 0,
+    **labels: Sequence[int],
+) -> Interactions:
+    """`part` and `labels` belong to `events` in the order given; sizes count from the events unless they are larger."""
+    user, video, timestamp = np.asarray(events, np.int64).reshape(-1, 3).T
+    order = np.lexsort([timestamp, user])
+    return Interactions(
+        user=user[order].astype(np.int32),
+        video=video[order].astype(np.int32),
+        timestamp=timestamp[order],
+        labels={name: np.asarray(values, np.int8)[order] for name, values in labels.items()},
+        part=np.broadcast_to(np.asarray(part, np.int8), user.shape)[order],
+        num_users=max(num_users, int(user.max(initial=-1)) + 1),
+        num_videos=max(num_videos, int(video.max(initial=-1)) + 1),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Dataset]:
+    """Makes a data set around a log."""
+    return _make_dataset
+
+
+def _make_dataset(
+    interactions: Interactions,
+    created_at: np.ndarray | None = None,
+    user_columns: FeatureColumns | None = None,
+    video_columns: FeatureColumns | None = None,
+) -> Dataset:
+    empty = np.full(interactions.num_videos, "", object)
+    videos = Catalog(
+        ids=np.array([f"v{row}" for row in range(interactions.num_videos)], object),
+        titles=empty,
+        texts=empty,
+        created_at=np.zeros(interactions.num_videos, np.int64) if created_at is None else created_at,
+        generate_method=None,
+        gen_params=np.zeros((interactions.num_videos, 0), np.float32),
+        prompts=empty,
+        columns=video_columns or FeatureColumns.none(),
+        content={},
+        media={},
+    )
+    users = Users(
+        np.array([f"u{row}" for row in range(interactions.num_users)], object), user_columns or FeatureColumns.none()
+    )
+    return Dataset("small", Path(), users, videos, interactions, {})
