@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from enum import IntEnum
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,15 @@ MIN_COLD_USERS = 30
 TRAINED = ("retrieval", "cold_start", "ranking")
 """Stages with learning curves."""
 
-HELD_OUT_USERS = 0.2
-"""Share of the users whose validation events measure the ranker instead of training it."""
-
 Metrics = dict[str, Any]
+
+
+class Use(IntEnum):
+    """What the ranker uses an event of the validation part for."""
+
+    TRAINING = 0
+    HOLDOUT = 1
+    MEASURING = 2
 
 
 @dataclass(frozen=True)
@@ -141,17 +147,13 @@ class Stages:
         return model
 
     def train_ranking(self, retrieval: RetrievalModel, embeddings: NDArray[np.float32]) -> RankingModel:
-        """The ranker, on events that retrieval has not learned from: of those it did, its scores know the outcome.
-
-        A share of the users is held out of the validation part; their events stop the training early and calibrate it.
-        """
+        """The ranker, on events that retrieval has not learned from: of those it did, its scores know the outcome."""
         config = self.config.ranking
         tf.keras.utils.set_random_seed(self.config.seed + 2)
         model = RankingModel(config, self.dataset, retrieval, embeddings)
-        interactions = self.dataset.interactions
-        events = np.flatnonzero(interactions.part == self._validation_part)
-        held_out = interactions.user[events] % round(1 / HELD_OUT_USERS) == 0
-        training, holdout = (self._ranking_batches(events[rows], (Part.TRAIN,)) for rows in (~held_out, held_out))
+        events = self._ranking_events()
+        training = self._ranking_batches(events[Use.TRAINING], (Part.TRAIN,))
+        holdout = self._ranking_batches(events[Use.HOLDOUT], (Part.TRAIN,))
 
         def validate() -> Record:
             return {"validation_loss": model.mean_loss(holdout)}
@@ -280,7 +282,9 @@ class Stages:
     def dataset_metrics(self) -> Metrics:
         """What metrics.json says of the data."""
         part = self.final_task().part.name.lower()
-        return {**self.dataset.summary, "evaluated_on": part, "rejects": self.dataset.rejects.counts()}
+        note = "There is no test part: early stopping saw the validation part that the figures come from."
+        summary = {**self.dataset.summary, "evaluated_on": part, "rejects": self.dataset.rejects.counts()}
+        return summary if part == "test" else {**summary, "note": note}
 
     def curves(self) -> dict[str, list[Record]]:
         """Records of the epochs, by stage."""
@@ -335,6 +339,20 @@ class Stages:
             lambda positions: queries[positions] @ embeddings.T, task, self.config.evaluation, self.config.seed
         )
 
+    def _ranking_events(self) -> dict[Use, NDArray[np.int64]]:
+        """Numbers of the validation part's events, by what the ranker uses them for.
+
+        One user in five is held out to stop the training early and to calibrate it. Where there is no test part, another one
+        in five is held out to measure it.
+        """
+        interactions = self.dataset.interactions
+        events = np.flatnonzero(interactions.part == self._validation_part)
+        group = interactions.user[events] % 5
+        use = np.select([group == 0, group == 1], [Use.HOLDOUT, Use.MEASURING], Use.TRAINING)
+        if self.final_task().part != self._validation_part:
+            use[use == Use.MEASURING] = Use.TRAINING
+        return {kind: events[use == kind] for kind in Use}
+
     def _ranking_batches(self, events: NDArray[np.int64], known: tuple[Part, ...]) -> RankingBatches:
         config = self.config.ranking
         return RankingBatches(
@@ -351,6 +369,8 @@ class Stages:
         config, seed = self.config.evaluation, self.config.seed
         results: Metrics = {}
         events = np.flatnonzero(self.dataset.interactions.part == task.part)
+        if task.part == self._validation_part:
+            events = self._ranking_events()[Use.MEASURING]
         for name, predicted in ranking.predict_events(self._ranking_batches(events, task.known)).items():
             results |= metrics.probability_metrics(
                 name, predicted.labels, predicted.probabilities, predicted.users, config.bootstrap_samples, seed

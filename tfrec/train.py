@@ -23,7 +23,7 @@ def make_parser() -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
         prog="python -m tfrec.train", description=(TrainConfig.__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file of options")
+    parser.add_argument("--config", action="config", help="YAML file of options")
     # The folder is what everybody gives: `--data DIR` stands for `--data.folder DIR`.
     parser.add_class_arguments(TrainConfig, fail_untyped=True)
     return parser
@@ -92,9 +92,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     folder = stages.run.folder
     write_metrics(folder / "metrics.json", metrics)
     slates = stages.example_slates(recommender)
-    write_report(
-        folder / "report.html", metrics, stages.dataset.summary, stages.curves(), slates, asdict(stages.config)
-    )
+    write_report(folder / "report.html", metrics, metrics["dataset"], stages.curves(), slates, asdict(stages.config))
     console.show_results(metrics, folder)
     return metrics
 
