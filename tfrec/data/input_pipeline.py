@@ -350,14 +350,16 @@ class RankingBatches:
         shape = [self.batch_size, self.negatives_per_event]
         picks = tf.random.stateless_uniform(shape, draw, maxval=tf.size(tables["warm"]), dtype=tf.int32)
         negatives = tf.gather(tables["warm"], picks)
+        video = tf.gather(tables["video"], event)[:, None]
+        watched = tf.concat([query.history, video], axis=1)
         labels = {}
         for name, values in tables["labels"].items():
             unknown = tf.fill(shape, -1.0)
-            # A drawn negative that the user is known to have watched is none.
-            clean = tf.reduce_all(negatives[:, :, None] != query.history[:, None, :], axis=2)
+            # A drawn negative that the user is known to have watched, then or before, is none.
+            clean = tf.reduce_all(negatives[:, :, None] != watched[:, None, :], axis=2)
             negative = tf.where(clean, 0.0, unknown) if name == "click" else unknown
             labels[name] = tf.concat([tf.gather(values, event)[:, None], negative], axis=1)
-        candidates = tf.concat([tf.gather(tables["video"], event)[:, None], negatives], axis=1)
+        candidates = tf.concat([video, negatives], axis=1)
         return {"query": query, "candidates": candidates, "labels": labels}
 
     def _query(self, event: tf.Tensor, shift: tf.Tensor) -> Query:
