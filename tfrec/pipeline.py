@@ -247,7 +247,8 @@ class Stages:
             return None
         cache = self.config.features.cache or self.run.folder / "features"
         texts = sorted({*self.dataset.videos.texts, *self.dataset.videos.prompts} - {""})
-        return TextSearch(text_encoder(self.config.features.text, cache, lambda: texts), text.values)
+        search = TextSearch(text_encoder(self.config.features.text, cache, lambda: texts), text.values)
+        return None if search.foreign_ops else search  # one signature must not keep servers from loading the others
 
     def publish(self, recommenders: Mapping[str, Recommender]) -> dict[str, int]:
         """Exports the recommenders as new versions, each checked before it appears.
