@@ -195,6 +195,14 @@ class RetrievalBatches:
         return np.flatnonzero(self.interactions.train_counts).astype(np.int32)
 
     @property
+    def frequency(self) -> NDArray[np.float64]:
+        """float64 `[num_videos]`: share of the examples of many epochs that are on each video."""
+        users = self.interactions.user[self.targets]
+        chance = self._examples_per_user[users] / self._targets_per_user[users]
+        counts = np.bincount(self.interactions.video[self.targets], chance, minlength=self.interactions.num_videos)
+        return counts / self.num_examples
+
+    @property
     def samples_catalogue(self) -> bool:
         """Whether negatives are a sample; otherwise every warm video is a candidate of every query."""
         return self.num_uniform_negatives < len(self.warm_videos)

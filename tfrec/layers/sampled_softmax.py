@@ -12,12 +12,12 @@ from tfrec.layers.pooling import MASKED
 
 
 def inclusion_log_probability(
-    frequency: tf.Tensor, batch_size: int, num_uniform_negatives: int, num_videos: int
+    frequency: tf.Tensor, batch_size: float | tf.Tensor, num_uniform_negatives: int, num_videos: int
 ) -> tf.Tensor:
     """Log of the probability that a video is among the candidates of a batch.
 
     Args:
-        frequency: float `[C]`, share of the training events that are on each video.
+        frequency: float `[C]`, share of the training examples that are on each video.
         batch_size: targets per batch, drawn by frequency.
         num_uniform_negatives: further candidates, drawn uniformly.
         num_videos: how many these are drawn from.

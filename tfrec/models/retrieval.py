@@ -52,15 +52,9 @@ class RetrievalModel(tfrs.Model):
             dataset.interactions.has_time,
             config.dropout,
         )
-        self.log_q = None
-        if config.log_q_correction and batches.samples_catalogue:
-            counts = dataset.interactions.train_counts
-            self.log_q = inclusion_log_probability(
-                tf.constant(counts / counts.sum(), tf.float32),
-                config.batch_size,
-                config.num_uniform_negatives,
-                len(batches.warm_videos),
-            )
+        self.num_warm = len(batches.warm_videos)
+        corrected = config.log_q_correction and batches.samples_catalogue
+        self.frequency = tf.constant(batches.frequency, tf.float32) if corrected else None
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Mean cross-entropy of the targets of one batch of `RetrievalBatches`."""
@@ -94,8 +88,13 @@ class RetrievalModel(tfrs.Model):
         """
         logits = tf.matmul(queries, embeddings, transpose_b=True) + self.appeal(inputs["query"].timestamp, candidates)
         logits /= self.config.temperature
-        if self.log_q is not None:
-            logits -= tf.gather(self.log_q, candidates)
+        if self.frequency is not None:
+            logits -= inclusion_log_probability(
+                tf.gather(self.frequency, candidates),
+                tf.cast(tf.size(targets), tf.float32),
+                self.config.num_uniform_negatives,
+                self.num_warm,
+            )
         logits = mask_positives(logits, candidates, inputs["positives"], targets, self.num_videos)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
 
