@@ -15,4 +15,5 @@ if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") not in 
         "Import `tfrec` before `tensorflow`, or set TF_USE_LEGACY_KERAS=1 in the environment."
     )
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow 2.16 reports CUDA plugins that register twice as errors, on machines without a GPU too.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

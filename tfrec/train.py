@@ -20,29 +20,35 @@ if TYPE_CHECKING:
 
 def make_parser() -> jsonargparse.ArgumentParser:
     """The command line: every field of `TrainConfig`, and YAML files of the same."""
+    summary = (TrainConfig.__doc__ or "").splitlines()[0]
     parser = jsonargparse.ArgumentParser(
-        prog="python -m tfrec.train", description=(TrainConfig.__doc__ or "").splitlines()[0]
+        prog="python -m tfrec.train", description=summary, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML file of options")
-    # The folder is what everybody gives: `--data DIR` stands for `--data.folder DIR`.
     parser.add_class_arguments(TrainConfig, fail_untyped=True)
     return parser
 
 
 def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
-    """Options of the command line as a checked configuration.
+    """Options of the command line as a checked configuration; `--data DIR` stands for `--data.folder DIR`.
 
     Raises:
-        TfrecError: If a value cannot work.
+        TfrecError: If an option does not exist, or a value cannot work.
     """
     expanded: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         expanded.append(f"--data.folder{equals}{value}" if name == "--data" else argument)
     parser = make_parser()
-    options = parser.instantiate(parser.parse_args(expanded))
-    fields = {name: options[name] for name in TrainConfig.__dataclass_fields__}
-    return TrainConfig(**fields)
+    try:
+        options = parser.instantiate(parser.parse_args(expanded))
+    except jsonargparse.ArgumentError as error:
+        raise TfrecError(" ".join(str(error).split())) from None
+    config = TrainConfig(**{name: options[name] for name in TrainConfig.__dataclass_fields__})
+    folder = config.data.folder
+    if folder is not None and not folder.is_dir():
+        raise TfrecError(f"The dataset folder {folder} does not exist. Give one with --data DIR.")
+    return config
 
 
 def train(config: TrainConfig) -> dict[str, Any]:

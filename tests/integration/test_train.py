@@ -1,0 +1,134 @@
+"""`python -m tfrec.train` from the outside: what it leaves behind, and that killing it loses nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tfrec.export.publish import verify, versions
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("Data and features", "Retrieval", "Cold start", "Index", "Ranking", "Evaluation", "Export")
+
+
+def read_metrics(output: Path) -> dict[str, Any]:
+    return json.loads((output / "metrics.json").read_text())
+
+
+def results(metrics: dict[str, Any]) -> Any:
+    """The numbers that must not depend on how often a run was stopped: all but times."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: timeless(item) for name, item in value.items() if "second" not in name}
+        return value
+
+    return timeless({name: metrics[name] for name in ("retrieval", "warm", "cold_start", "ranking", "baselines")})
+
+
+def kill_during(process: subprocess.Popen[str], stage: str, delay_seconds: float) -> None:
+    """Reads what a run prints until a stage begins, lets it work a little, and kills it."""
+    assert process.stdout is not None
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.strip() == stage:
+            time.sleep(delay_seconds)
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "".join(printed)
+
+
+def test_leaves_what_the_contract_promises(finished: Any) -> None:
+    output = finished.output
+    assert yaml.safe_load((output / "config.yaml").read_text())["retrieval"]["embedding_dim"] == 16
+    assert (output / "report.html").stat().st_size > 10_000
+    assert list((output / "logs").rglob("events.out.tfevents.*"))
+    metrics = read_metrics(output)
+    assert {"dataset", "retrieval", "warm", "cold_start", "ranking", "baselines", "index", "seconds"} <= set(metrics)
+    assert {"recall@20", "recall@20_interval", "ndcg@20", "hit_rate@10", "mrr", "coverage@20", "users"} <= set(
+        metrics["retrieval"]
+    )
+    assert {"click_auc", "click_logloss", "click_ece", "retrieval_click_auc"} <= set(metrics["ranking"])
+    assert metrics["examples_per_second"] > 0
+    for name in ("recommender", "recommender_scann"):
+        (version,) = versions(output / "models" / name)
+        verify(output / "models" / name / str(version))
+    assert {"models.config", "batching.config", "monitoring.config", "manifest.json"} <= {
+        path.name for path in (output / "models").iterdir()
+    }
+
+
+def test_prints_the_comparison_and_where_things_are(finished: Any) -> None:
+    for expected in (*STAGES, "this model", "popularity", "oracle", "report.html", "next: python -m serving.server"):
+        assert expected in finished.printed
+
+
+def test_a_second_run_encodes_nothing_and_publishes_the_next_version(job: Any, finished: Any) -> None:
+    before = results(read_metrics(finished.output))
+    printed = job.run(finished.output)
+    assert "video features" in printed
+    assert all(", 0 encoded now" in line for line in printed.splitlines() if "encoded now" in line)
+    assert versions(finished.output / "models" / "recommender") == [1, 2]
+    assert results(read_metrics(finished.output)) == before  # same seed, same result
+
+
+@pytest.mark.parametrize("changed", [("--retrieval.learning_rate=0.01",)])
+def test_resume_refuses_another_configuration(job: Any, finished: Any, changed: tuple[str]) -> None:
+    process = job.start(finished.output, "--resume=true", *changed)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "`--resume` needs the configuration and data" in printed.splitlines()[-1]
+
+
+def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(job: Any, finished: Any, tmp_path: Path) -> None:
+    output = tmp_path / "killed"
+    delays = {"Retrieval": 9.0, "Cold start": 4.0, "Ranking": 2.0, "Evaluation": 0.2, "Export": 1.5}
+    for stage, delay in delays.items():
+        kill_during(job.start(output, "--resume=true"), stage, delay)
+        published = output / "models" / "recommender"
+        for version in versions(published) if published.exists() else []:
+            verify(published / str(version))
+    job.run(output, "--resume=true")
+    assert results(read_metrics(output)) == results(read_metrics(finished.output))
+    for name in ("recommender", "recommender_scann"):
+        for version in versions(output / "models" / name):
+            verify(output / "models" / name / str(version))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--retrieval.epochs=0"], "`epochs` must be positive. Received: 0."),
+        (["--retrieval.epoch=3"], "retrieval.epoch"),
+        (["--data=no/such/folder"], "The dataset folder no/such/folder does not exist. Give one with --data DIR."),
+        (["--index.kind=faiss"], "faiss"),
+    ],
+)
+def test_bad_options_give_one_clear_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tfrec.train", *arguments, f"--output={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert expected in done.stderr.strip().splitlines()[-1]
+
+
+def test_help_answers_in_under_a_second() -> None:
+    command = [sys.executable, "-m", "tfrec.train", "--help"]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - start)
+    assert min(seconds) < 1.0
+    assert "--retrieval.learning_rate" in done.stdout
