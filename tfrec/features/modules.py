@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from tfrec.config import ImageConfig, TextConfig
 from tfrec.encoders.bert import TextEncoder
@@ -53,7 +54,9 @@ def _build(folder: Path, build: Callable[[Path], object]) -> None:
     """Builds beside `folder` and renames, so that a module is there whole or not at all."""
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
-    build(scratch)
+    # The matrices are small: on a busy machine a second thread costs seconds of waiting. One also makes sums repeatable.
+    with threadpool_limits(1):
+        build(scratch)
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
 
