@@ -403,7 +403,7 @@ class Stages:
         """Trains a stage's model, or gives it the weights of the run that is resumed."""
         folder = self.run.folder / "checkpoints" / stage
         model.compile(
-            optimizer=tf.keras.optimizers.Adam(config.learning_rate),
+            optimizer=tf.keras.optimizers.Adam(_learning_rate(config, int(epoch_batches(0).cardinality()))),
             steps_per_execution=getattr(config, "steps_per_execution", 1),
         )
         if self.run.finished(stage):
@@ -426,6 +426,11 @@ def _opening(task: EvaluationTask) -> int:
 
 def _validation_record(results: dict[str, Metrics], slice_name: str = "retrieval") -> Record:
     return {name: float(results[slice_name][name]) for name in ("recall@20", "ndcg@20")}
+
+
+def _learning_rate(config: Any, steps_per_epoch: int) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+    """From the configured rate down to nothing along a cosine over all epochs (Loshchilov and Hutter, ICLR 2017)."""
+    return tf.keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * steps_per_epoch)
 
 
 def _save(recommender: Recommender, name: str, calls: list[SignatureCall], folder: Path) -> None:

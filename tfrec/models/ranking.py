@@ -82,7 +82,9 @@ class RankingModel(tfrs.Model):
         ]
         self.hidden = [tf.keras.layers.Dense(units, activation="relu") for units in config.hidden_units]
         self.dropout = Dropout(config.dropout)
-        self.heads = tf.keras.layers.Dense(len(self.labels))
+        # Training starts at the order of the retrieval scores and learns what to change in it.
+        self.heads = tf.keras.layers.Dense(len(self.labels), kernel_initializer="zeros")
+        self.from_score = tf.keras.layers.Dense(len(self.labels), kernel_initializer="ones", use_bias=False)
         self.scale = tf.Variable(tf.ones(len(self.labels)), trainable=False)
         self.shift = tf.Variable(tf.zeros(len(self.labels)), trainable=False)
 
@@ -119,12 +121,17 @@ class RankingModel(tfrs.Model):
         hidden = crossed
         for layer in self.hidden:
             hidden = layer(self.dropout(hidden, training=training))
-        return tf.reshape(self.heads(tf.concat([hidden, inputs], axis=1)), [shape[0], shape[1], len(self.labels)])
+        logits = self.heads(tf.concat([hidden, inputs], axis=1)) + self.from_score(inputs[:, :1])
+        return tf.reshape(logits, [shape[0], shape[1], len(self.labels)])
 
     def _matches(
         self, query: Query, query_embeddings: tf.Tensor, events: tf.Tensor, videos: tf.Tensor
     ) -> list[tf.Tensor]:
-        """What retrieval knows of each pair, and how near the candidate is to the history; `[B * C, ...]` each."""
+        """What retrieval knows of each pair, its score first, and how near the candidate is to the history.
+
+        Returns:
+            Float32 `[B * C, ...]` each.
+        """
         products = query_embeddings[:, None, :] * videos
         width = videos.shape[-1]
         mask = (query.history >= 0)[:, None, :]
