@@ -6,6 +6,7 @@ The docstrings below are what `python -m tfrec.train --help` prints. A value tha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,7 +26,12 @@ def _require(condition: bool, name: str, received: object, expected: str) -> Non
 
 def _require_positive(owner: object, *names: str) -> None:
     for name in names:
-        _require(getattr(owner, name) > 0, name, getattr(owner, name), "positive")
+        _require(0 < getattr(owner, name) < math.inf, name, getattr(owner, name), "positive")
+
+
+def _require_not_negative(owner: object, *names: str) -> None:
+    for name in names:
+        _require(0 <= getattr(owner, name) < math.inf, name, getattr(owner, name), "0 or more")
 
 
 def _require_share(owner: object, *names: str) -> None:
@@ -51,6 +57,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "num_videos", "num_users", "num_days")
+        _require_not_negative(self, "seed")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_share(self, "validation_share", "test_share", "max_rejected")
+        _require_not_negative(self, "min_category_count")
         total = self.validation_share + self.test_share
         _require(total < 1, "validation_share + test_share", total, "less than 1")
 
@@ -185,6 +193,10 @@ class FeaturesConfig:
     file_timeout_seconds: float = 60.0
     cache: Path | None = None
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "file_timeout_seconds")
+        _require_not_negative(self, "workers")
+
 
 @dataclass(frozen=True)
 class QueryConfig:
@@ -282,8 +294,14 @@ class RetrievalConfig:
             "steps_per_execution",
         )
         _require_share(self, "dropout")
-        for name in ("num_uniform_negatives", "max_examples_per_user"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require_not_negative(self, "num_uniform_negatives", "max_examples_per_user", "weight_decay")
+        heads = self.query.num_heads if self.query.encoder == "attention" else 1
+        _require(
+            self.embedding_dim > 1 and self.embedding_dim % heads == 0,
+            "embedding_dim",
+            self.embedding_dim,
+            f"at least 2 and a multiple of query.num_heads ({heads})",
+        )
 
 
 @dataclass(frozen=True)
@@ -313,12 +331,12 @@ class RankingConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "learning_rate", "batch_size", "epochs", "patience")
         _require_share(self, "dropout")
-        _require(len(self.hidden_units) > 0, "hidden_units", self.hidden_units, "a list of at least one width")
+        _require_not_negative(self, "num_cross_layers", "negatives_per_positive")
         _require(
-            self.negatives_per_positive >= 0,
-            "negatives_per_positive",
-            self.negatives_per_positive,
-            "0 or more",
+            len(self.hidden_units) > 0 and min(self.hidden_units) > 0,
+            "hidden_units",
+            self.hidden_units,
+            "a list of at least one width, each positive",
         )
 
 
@@ -365,6 +383,7 @@ class ColdStartConfig:
             "patience",
         )
         _require_share(self, "dropout", "generation_share")
+        _require_not_negative(self, "kl_weight", "reconstruction_weight", "alignment_weight")
 
 
 @dataclass(frozen=True)
@@ -388,8 +407,7 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.recall_target <= 1, "recall_target", self.recall_target, "above 0 and at most 1")
-        for name in ("exact_below", "num_leaves", "leaves_to_search"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require_not_negative(self, "exact_below", "num_leaves", "leaves_to_search")
 
 
 @dataclass(frozen=True)
@@ -411,7 +429,9 @@ class EvaluationConfig:
     num_example_slates: int = 6
 
     def __post_init__(self) -> None:
-        _require({10, 20} <= set(self.top_k), "top_k", self.top_k, "a list with 10 and 20 in it")
+        wanted = {10, 20} <= set(self.top_k) and min(self.top_k) > 0
+        _require(wanted, "top_k", self.top_k, "a list of positive cut-offs with 10 and 20 in it")
+        _require_not_negative(self, "bootstrap_samples", "max_users", "num_example_slates")
 
 
 @dataclass(frozen=True)
@@ -440,6 +460,9 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_k", "num_candidates", "keep_versions")
+        _require_not_negative(
+            self, "click_weight", "finish_weight", "like_weight", "retrieval_weight", "warmup_requests"
+        )
         _require(
             self.num_candidates >= self.max_k,
             "num_candidates",
@@ -479,3 +502,6 @@ class TrainConfig:
     index: IndexConfig = field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 1 << 31, "seed", self.seed, "at least 0 and less than 2 ** 31")
