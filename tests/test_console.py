@@ -1,0 +1,63 @@
+"""What a person at a terminal sees."""
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from tfrec import console
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Standard output, as text, of a terminal."""
+    text = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=text, force_terminal=True, width=100, color_system=None))
+    return text
+
+
+def test_stage_says_what_begins_and_how_long_it_took(screen):
+    with console.stage("retrieval"):
+        assert "retrieval" in screen.getvalue()
+        assert " s" not in screen.getvalue()
+    assert "0.0 s" in screen.getvalue()
+
+
+def test_stage_lets_errors_pass(screen):
+    with pytest.raises(ValueError, match="bad"), console.stage("retrieval"):
+        raise ValueError("bad")
+    assert " s" not in screen.getvalue()
+
+
+def test_bar_shows_count_and_rate(screen):
+    with console.progress_bar("features", "videos") as progress:
+        progress(10, 40)
+        progress(30, 40)
+    shown = screen.getvalue()
+    assert "features" in shown
+    assert "30/40" in shown
+    assert "videos/s" in shown
+
+
+def test_bar_writes_nothing_where_there_is_no_terminal(monkeypatch):
+    text = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=text))
+    with console.progress_bar("features", "videos") as progress:
+        progress(1, 2)
+    assert text.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("units", "seconds", "text"),
+    [(0, 0, ""), (123, 1000, "0.12 videos/s"), (994, 100, "9.9 videos/s"), (37_037, 3, "12,346 videos/s")],
+)
+def test_rate(units, seconds, text):
+    now = 0.0
+    progress = Progress(get_time=lambda: now, speed_estimate_period=1e6, disable=True)
+    task = progress.add_task("features", total=100_000, unit="videos")
+    progress.update(task, completed=1)
+    now = float(seconds)
+    if units:
+        progress.update(task, completed=1 + units)
+    assert console.RateColumn().render(progress.tasks[0]).plain == text
