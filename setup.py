@@ -17,6 +17,8 @@ INSTALL_REQUIRES = [
     "tensorflow-text==2.16.1",
     "tensorflow-io==0.37.1",
     "tensorflow-serving-api==2.16.1",
+    "aiohttp>=3.11,<4",
+    "grpcio-health-checking>=1.62,<1.63",  # the last that takes the protobuf of TensorFlow 2.16
     "scann==1.3.2",
     "setuptools<81",  # tensorflow-hub imports pkg_resources
     "librosa~=0.11.0",

@@ -1,0 +1,83 @@
+"""From flags to a serving process: load, open the ports, wait for a signal, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from pathlib import Path
+
+from serving.embedded import config_files, model_config
+from serving.embedded.core import Core
+from serving.embedded.errors import ServingError
+from serving.embedded.flags import Flags
+from serving.embedded.grpc_api import GrpcApi
+from serving.embedded.rest_api import RestApi
+from serving.embedded.workers import Workers
+
+_LOG = logging.getLogger(__name__)
+
+
+def _first_config(flags: Flags) -> model_config.ServerConfig:
+    if flags.model_config_file:
+        return config_files.read_model_config(flags.model_config_file)
+    return model_config.single_model(flags.model_name, flags.model_base_path)
+
+
+async def serve(flags: Flags) -> None:
+    """Runs the server until SIGTERM or SIGINT.
+
+    Raises:
+        ServingError: If a flag file or a model stops the server from starting.
+        OSError: If a file cannot be read or a port cannot be opened.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    core = Core(flags)
+    loading = asyncio.create_task(asyncio.to_thread(core.manager.start, _first_config(flags)))
+    await asyncio.wait([loading, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.is_set():
+        await loading
+        await _serve_until(stopping, core, flags)
+    core.manager.stop()
+
+
+async def _serve_until(stopping: asyncio.Event, core: Core, flags: Flags) -> None:
+    workers = Workers(max(flags.rest_api_num_threads, 1), flags.max_concurrent_requests)
+    metrics_path = (
+        config_files.read_prometheus_path(flags.monitoring_config_file) if flags.monitoring_config_file else None
+    )
+    grpc_api = GrpcApi(core, workers, flags) if flags.port or flags.grpc_socket_path else None
+    rest_api = RestApi(core, workers, flags, metrics_path) if flags.rest_api_port else None
+    for api in filter(None, (grpc_api, rest_api)):
+        await api.start()
+    _watch_config_file(core, flags)
+    ports = (grpc_api.port if grpc_api else "off", rest_api.port if rest_api else "off")
+    _LOG.info("Serving on %s: gRPC at %s, REST at %s", flags.host, *ports)
+    await stopping.wait()
+    _LOG.info("Draining")
+    drains = [grpc_api.stop(flags.shutdown_grace_seconds)] if grpc_api else []
+    await asyncio.gather(*drains, *([rest_api.stop()] if rest_api else []))
+    workers.close()
+    _LOG.info("Stopped")
+
+
+def _watch_config_file(core: Core, flags: Flags) -> None:
+    seconds = flags.model_config_file_poll_wait_seconds
+    if flags.model_config_file and seconds > 0:
+        threading.Thread(target=_reread_for_ever, args=(core, flags, seconds), name="config", daemon=True).start()
+
+
+def _reread_for_ever(core: Core, flags: Flags, seconds: float) -> None:
+    never = threading.Event()
+    text = Path(flags.model_config_file).read_bytes()
+    while not never.wait(seconds):
+        try:
+            newer = Path(flags.model_config_file).read_bytes()
+            if newer != text:
+                text = newer
+                core.manager.reload(config_files.read_model_config(flags.model_config_file), never)
+        except (OSError, ServingError) as error:
+            _LOG.error("Model config not reloaded: %s", error)

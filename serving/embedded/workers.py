@@ -1,0 +1,63 @@
+"""Worker threads behind the event loop, with a bound on how much may be under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from serving.embedded.errors import Code, ServingError
+
+T = TypeVar("T")
+LARGE_BYTES = 1 << 20
+_LARGE_AT_ONCE = 2
+
+
+class Workers:
+    """Runs blocking calls; turns requests away rather than let a queue grow.
+
+    Args:
+        threads: Calls run at once.
+        limit: Calls running and waiting.
+    """
+
+    def __init__(self, threads: int, limit: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "request")
+        self._limit = limit
+        self._under_way = 0
+        # Parsing a large body takes many times its size in memory.
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+
+    async def run(self, call: Callable[..., T], *arguments: object, size: int = 0) -> T:
+        """Runs `call` on a thread; `size` is the length of the request in bytes.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED if too many calls are under way; else what `call` raises.
+        """
+        if self._under_way >= self._limit:
+            raise ServingError(Code.RESOURCE_EXHAUSTED, "Too many requests under way; try again later", 503)
+        if size <= LARGE_BYTES:
+            return await self._run(call, *arguments)
+        async with self._large:
+            return await self._run(call, *arguments)
+
+    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
+        future = self._pool.submit(call, *arguments)
+        self._under_way += 1
+        loop = asyncio.get_running_loop()
+        # A call whose client has left still counts until its thread is free.
+        future.add_done_callback(lambda done: _tell(loop, self._finished, done))
+        return await asyncio.wrap_future(future)
+
+    def _finished(self, _: Future[object]) -> None:
+        self._under_way -= 1
+
+    def close(self) -> None:
+        """Lets running calls end and drops those that wait."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *arguments)
