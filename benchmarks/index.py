@@ -17,6 +17,8 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
@@ -318,8 +320,11 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=1.0, help="noise around the cluster centres")
     parser.add_argument("--formulations", action="store_true", help="compare stock-op formulations")
     arguments = parser.parse_args()
-    for num_videos in arguments.sizes:
-        (compare_formulations if arguments.formulations else compare_indexes)(num_videos, arguments.spread)
+    compare = compare_formulations if arguments.formulations else compare_indexes
+    # One process per size, so that the largest memory is that of this size.
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for num_videos in arguments.sizes:
+            pool.submit(compare, num_videos, arguments.spread).result()
 
 
 if __name__ == "__main__":

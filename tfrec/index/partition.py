@@ -26,8 +26,8 @@ ProgressCallback = Callable[[int, int], None]
 
 SAMPLE_PER_LEAF = 64
 """Videos per leaf that the tree is trained on."""
-BLOCK = 32_768
-"""Videos assigned to their leaves at once."""
+MAX_AFFINITIES = 1 << 24
+"""Affinities of videos and leaves held at once (64 MiB)."""
 MIN_SHARE = 0.25
 """Leaves below this share of the mean size are dissolved: searched, they would cost a slot and give nearly nothing."""
 
@@ -95,11 +95,12 @@ def _nearest(
 ) -> NDArray[np.int32]:
     leaf = np.empty(len(embeddings), np.int32)
     half_norms = np.square(centroids).sum(axis=1) / 2
-    for start in range(0, len(embeddings), BLOCK):
-        block = slice(start, start + BLOCK)
+    size = max(1, MAX_AFFINITIES // len(centroids))
+    for start in range(0, len(embeddings), size):
+        block = slice(start, start + size)
         # |x - c|^2 is smallest where x.c - |c|^2 / 2 is largest.
         affinity = tf.matmul(embeddings[block], centroids, transpose_b=True) - half_norms
         leaf[block] = tf.argmax(affinity, axis=1, output_type=tf.int32)
         if progress:
-            progress(min(start + BLOCK, len(embeddings)), len(embeddings))
+            progress(min(start + size, len(embeddings)), len(embeddings))
     return leaf

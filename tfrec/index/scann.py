@@ -23,7 +23,8 @@ TREE_FROM = 10_000
 TRAINING_SAMPLE = 100_000
 """Videos that the tree and the hashes are trained on."""
 MIN_RESCORED = 200
-"""Videos scored exactly after hashing."""
+RESCORED_PER_RESULT = 4
+"""Videos scored exactly after hashing: so many per result wanted, and never fewer than `MIN_RESCORED`."""
 
 
 class ScannIndex(Index):
@@ -56,7 +57,7 @@ class ScannIndex(Index):
         rows, scores = searcher.search_batched(
             queries,
             final_num_neighbors=found,
-            pre_reorder_num_neighbors=tf.maximum(2 * found, MIN_RESCORED),
+            pre_reorder_num_neighbors=tf.maximum(RESCORED_PER_RESULT * found, MIN_RESCORED),
             leaves_to_search=self.leaves_to_search,
         )
         # Where one query finds fewer than another, the op fills up with score NaN and row 0.
