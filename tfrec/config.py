@@ -444,7 +444,8 @@ class ExportConfig:
         click_weight: weight of the click probability in the final score.
         finish_weight: weight of the finish probability.
         like_weight: weight of the like probability.
-        retrieval_weight: weight of the retrieval softmax in the final score.
+        retrieval_exponent: the final score is the weighted sum of the probabilities (worth showing) times the retrieval
+            softmax (likely to be watched next) to this power; 0 leaves retrieval out.
         keep_versions: published versions kept.
         warmup_requests: recorded requests that warm a loaded version up.
     """
@@ -454,14 +455,16 @@ class ExportConfig:
     click_weight: float = 1.0
     finish_weight: float = 0.5
     like_weight: float = 0.5
-    retrieval_weight: float = 0.0
+    retrieval_exponent: float = 1.0
     keep_versions: int = 3
     warmup_requests: int = 8
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_k", "num_candidates", "keep_versions")
+        weights = (self.click_weight, self.finish_weight, self.like_weight)
+        _require(max(weights) > 0, "click_weight, finish_weight, like_weight", weights, "above 0, one of them at least")
         _require_not_negative(
-            self, "click_weight", "finish_weight", "like_weight", "retrieval_weight", "warmup_requests"
+            self, "click_weight", "finish_weight", "like_weight", "retrieval_exponent", "warmup_requests"
         )
         _require(
             self.num_candidates >= self.max_k,

@@ -105,6 +105,8 @@ def show_results(metrics: Mapping[str, Any], folder: Path) -> None:
                 f"  ranking, {label}: AUC {_with_interval(ranking, f'{label}_auc')}, the retrieval score alone "
                 f"{_with_interval(ranking, f'retrieval_{label}_auc')}; calibration error {ranking[f'{label}_ece']:.3f}"
             )
+    slate = ", ".join(f"{name} {value:.4f}" for name, value in metrics["slate"].items() if "@" in name)
+    console.print(f"  slates after ranking: {slate}")
     console.print(f"  index: {index['kind']}, recall@100 against exact search {index['recall_vs_exact@100']:.3f}")
     for name in ("report.html", "metrics.json", "models"):
         console.print(f"  {folder / name}")

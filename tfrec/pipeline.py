@@ -54,6 +54,8 @@ COLD_APPEALS = tuple(np.arange(-2.0, 6.1, 0.5).tolist())
 MAX_TUNING_USERS = 2000
 """Users of the validation part that choose among them."""
 
+SLATES_PER_CALL = 64
+
 MIN_COLD_USERS = 30
 """Users with a cold positive from which on cold recall decides early stopping of the cold-start head."""
 
@@ -270,6 +272,25 @@ class Stages:
         details = {"encoders": dict(self.content.encoders), "fingerprint": fingerprint(self.config, self.dataset)}
         write_serving_config(models, [STOCK], details)
         return published
+
+    def evaluate_slates(self, recommender: Recommender) -> Metrics:
+        """What users are shown in the end: recall of the slates that `recommend` answers, ranking included."""
+        task = make_task(self.dataset.interactions, self.final_task().part, MAX_TUNING_USERS, self.config.seed)
+        k = min(20, self.config.export.max_k)
+        row_of = {video_id.encode(): row for row, video_id in enumerate(self.dataset.videos.ids)} | {b"": -1}
+        shown = np.full((len(task), k), -1, np.int32)
+        for start in range(0, len(task), SLATES_PER_CALL):
+            positions = np.arange(start, min(start + SLATES_PER_CALL, len(task)))
+            answer = recommender.call("recommend", task_requests(self.dataset, task, positions, k))["video_id"]
+            shown[positions] = np.vectorize(row_of.__getitem__, otypes=[np.int32])(answer)
+        hits, num_relevant = metrics.hits(shown, task.relevant), np.diff(task.relevant.indptr)
+        cold = (task.train_counts == 0)[np.maximum(shown, 0)] & (shown >= 0)
+        return {
+            f"recall@{k}": float(metrics.recall(hits, num_relevant, k).mean()),
+            f"ndcg@{k}": float(metrics.ndcg(hits, num_relevant, k).mean()),
+            f"cold_share@{k}": float(cold.sum() / max((shown >= 0).sum(), 1)),
+            "users": len(task),
+        }
 
     def example_slates(self, recommender: Recommender) -> list[ExampleSlate]:
         """What the recommender shows some users of the final part."""

@@ -87,9 +87,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     with console.stage("Export"):
         recommender = stages.recommender(retrieval, ranking, index)
         published = stages.publish({STOCK: recommender, NATIVE: stages.recommender(retrieval, ranking, native)})
+        slate = stages.evaluate_slates(recommender)
     metrics = {
         "dataset": stages.dataset_metrics(),
         **measured,
+        "slate": slate,
         "index": index_metrics,
         "published": published,
         "seconds": {**console.stage_seconds, "total": time.monotonic() - start},

@@ -95,7 +95,7 @@ def model(dataset: Dataset, retrieval: RetrievalModel) -> ServingModel:
         history_length=6,
         log_end=int(dataset.interactions.timestamp.max()),
         temperature=0.5,
-        config=ExportConfig(max_k=10, num_candidates=20, retrieval_weight=0.3),
+        config=ExportConfig(max_k=10, num_candidates=20, retrieval_exponent=0.5),
     )
 
 

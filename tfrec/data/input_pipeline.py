@@ -286,7 +286,7 @@ class RetrievalBatches:
 class RankingBatches:
     """Logged events with their labels, for training and measuring the ranking model.
 
-    Where the log holds only clicks, each event comes with negatives drawn uniformly from the warm videos.
+    Where the log holds only clicks, each event comes with negatives drawn uniformly from the catalogue.
 
     Args:
         interactions: the log.
@@ -343,7 +343,6 @@ class RankingBatches:
             "is_history": tf.constant(np.isin(self.events, log.rows)),
             "labels": {name: tf.constant(values, tf.float32) for name, values in labels.items()}
             or {"click": tf.ones(len(self.events))},
-            "warm": tf.constant(np.flatnonzero(self.interactions.train_counts), tf.int32),
         }
 
     def _batch(self, tables: dict[str, Any], shuffle: bool, step: tf.Tensor) -> dict[str, Any]:

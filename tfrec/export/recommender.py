@@ -229,10 +229,9 @@ class Recommender:
         request, events, embeddings = embedded
         predicted = self._model.ranking.probabilities(request.query, embeddings, events, candidates.rows)
         probabilities = {name: tf.where(present, values, 0.0) for name, values in predicted.items()}
-        score = tf.add_n([getattr(config, f"{name}_weight") * values for name, values in probabilities.items()])
-        if config.retrieval_weight:
-            share = tf.nn.softmax(candidates.scores / self._model.temperature)
-            score += config.retrieval_weight * tf.where(present, share, 0.0)
+        worth = tf.add_n([getattr(config, f"{name}_weight") * values for name, values in probabilities.items()])
+        share = tf.where(present, tf.nn.softmax(candidates.scores / self._model.temperature), 0.0)
+        score = worth * share**config.retrieval_exponent
         missing = tf.zeros_like(score)
         return {"score": score, **{name: probabilities.get(name, missing) for name in LABELS}}
 
