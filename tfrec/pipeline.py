@@ -207,7 +207,10 @@ class Stages:
         queries = self._embed(retrieval, self.queries(task), embeddings)
         config = replace(self.config.index, kind=kind)
         with progress_bar("index", "videos") as progress:
-            index, report = build_index(embeddings, config, queries=queries, seed=self.config.seed, progress=progress)
+            num_results = self.config.export.num_candidates + 1
+            index, report = build_index(
+                embeddings, config, queries=queries, num_results=num_results, seed=self.config.seed, progress=progress
+            )
         figures = asdict(report)
         return index, {"recall_vs_exact@100": figures.pop("recall"), **figures}
 
