@@ -1,13 +1,17 @@
-"""The gRPC interface: PredictionService, ModelService and, if asked for, the health service."""
+"""The gRPC interface: PredictionService, ModelService and, if asked for, the health service.
+
+Messages are read and written on worker threads, not on the event loop, which a large one would hold up.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf import message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -15,94 +19,17 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
     regression_pb2,
 )
 
 from serving.embedded.core import Core
-from serving.embedded.errors import from_exception
+from serving.embedded.errors import Code, ServingError, from_exception
 from serving.embedded.flags import Flags
-from serving.embedded.workers import Workers
+from serving.embedded.workers import Deadline, Workers
 
 Context = grpc.aio.ServicerContext
-_LONGEST_MS = 2**31 - 1
-
-
-class _Caller:
-    """Runs calls on worker threads and tells their errors to the client."""
-
-    def __init__(self, core: Core, workers: Workers) -> None:
-        self._core = core
-        self._workers = workers
-
-    async def _timed(self, context: Context, call: Callable[..., Any], request: Any) -> Any:
-        return await self._answer(context, call, request, _timeout_ms(context), size=request.ByteSize())
-
-    async def _answer(self, context: Context, call: Callable[..., Any], *arguments: Any, size: int = 0) -> Any:
-        try:
-            return await self._workers.run(call, *arguments, size=size)
-        except Exception as error:
-            known = from_exception(error)
-        await context.abort(known.code, known.message)
-
-
-def _timeout_ms(context: Context) -> int:
-    """The time that the client still gives, 0 for no limit."""
-    remaining = context.time_remaining()
-    if remaining is None or remaining * 1000 > _LONGEST_MS:
-        return 0
-    return max(1, int(remaining * 1000))
-
-
-class PredictionService(_Caller, prediction_service_pb2_grpc.PredictionServiceServicer):
-    """tensorflow.serving.PredictionService."""
-
-    async def Predict(self, request: predict_pb2.PredictRequest, context: Context) -> Any:  # noqa: N802
-        """Runs a signature."""
-        return await self._timed(context, self._core.predict, request)
-
-    async def Classify(self, request: classification_pb2.ClassificationRequest, context: Context) -> Any:  # noqa: N802
-        """Runs a classification signature."""
-        return await self._timed(context, self._core.classify, request)
-
-    async def Regress(self, request: regression_pb2.RegressionRequest, context: Context) -> Any:  # noqa: N802
-        """Runs a regression signature."""
-        return await self._timed(context, self._core.regress, request)
-
-    async def MultiInference(self, request: inference_pb2.MultiInferenceRequest, context: Context) -> Any:  # noqa: N802
-        """Runs several signatures on the same examples."""
-        return await self._timed(context, self._core.multi_inference, request)
-
-    async def GetModelMetadata(  # noqa: N802
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
-    ) -> Any:
-        """The signatures of a version."""
-        return await self._answer(context, self._core.metadata, request)
-
-
-class ModelService(_Caller, model_service_pb2_grpc.ModelServiceServicer):
-    """tensorflow.serving.ModelService."""
-
-    async def GetModelStatus(  # noqa: N802
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
-    ) -> Any:
-        """The states of a model's versions."""
-        return await self._answer(context, self._core.status, request)
-
-    async def HandleReloadConfigRequest(  # noqa: N802
-        self, request: model_management_pb2.ReloadConfigRequest, context: Context
-    ) -> Any:
-        """Replaces the model config; on a thread of its own, because it waits for models to load."""
-        given_up = threading.Event()
-        try:
-            return await asyncio.to_thread(self._core.reload, request, given_up)
-        except Exception as error:
-            known = from_exception(error)
-        finally:
-            given_up.set()
-        await context.abort(known.code, known.message)
+_LONGEST_TEXT = 1024
 
 
 class GrpcApi:
@@ -115,17 +42,50 @@ class GrpcApi:
     """
 
     def __init__(self, core: Core, workers: Workers, flags: Flags) -> None:
+        self._core = core
+        self._workers = workers
         self._server = grpc.aio.server(options=_options(flags), maximum_concurrent_rpcs=flags.max_concurrent_requests)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(core, workers), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core, workers), self._server)
+        self._server.add_generic_rpc_handlers((self._prediction_service(), self._model_service()))
         self._health = health.aio.HealthServicer() if flags.enable_grpc_healthcheck_service else None
         if self._health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self.port = self._server.add_insecure_port(f"{flags.host}:{flags.port}")
+        self.port = self._server.add_insecure_port(f"{flags.host}:{flags.port}") if flags.port else 0
         if flags.grpc_socket_path:
             self._server.add_insecure_port(f"unix:{flags.grpc_socket_path}")
+
+    def _prediction_service(self) -> grpc.GenericRpcHandler:
+        core = self._core
+        methods = {
+            "Predict": self._method(predict_pb2.PredictRequest, core.predict),
+            "Classify": self._method(classification_pb2.ClassificationRequest, core.classify),
+            "Regress": self._method(regression_pb2.RegressionRequest, core.regress),
+            "MultiInference": self._method(inference_pb2.MultiInferenceRequest, core.multi_inference),
+            "GetModelMetadata": self._method(get_model_metadata_pb2.GetModelMetadataRequest, _untimed(core.metadata)),
+        }
+        return grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", methods)
+
+    def _model_service(self) -> grpc.GenericRpcHandler:
+        methods = {
+            "GetModelStatus": self._method(get_model_status_pb2.GetModelStatusRequest, _untimed(self._core.status)),
+            "HandleReloadConfigRequest": grpc.unary_unary_rpc_method_handler(_answering(self._reload)),
+        }
+        return grpc.method_handlers_generic_handler("tensorflow.serving.ModelService", methods)
+
+    def _method(self, kind: Any, call: Callable[[Any, int], Any]) -> grpc.RpcMethodHandler:
+        async def handle(data: bytes, context: Context) -> bytes:
+            deadline = Deadline(context.time_remaining())
+            return await self._workers.run(_call, kind, call, data, deadline, size=len(data))
+
+        return grpc.unary_unary_rpc_method_handler(_answering(handle))
+
+    async def _reload(self, data: bytes, _: Context) -> bytes:
+        """On a thread of its own, because it waits for models to load; a client that leaves ends the wait."""
+        request = _parse(model_management_pb2.ReloadConfigRequest, data)
+        given_up = threading.Event()
+        try:
+            return (await asyncio.to_thread(self._core.reload, request, given_up)).SerializeToString()
+        finally:
+            given_up.set()
 
     async def start(self) -> None:
         """Takes calls from now on."""
@@ -138,6 +98,36 @@ class GrpcApi:
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
+
+
+def _answering(handle: Callable[[bytes, Context], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    """Tells the client an error of `handle`, cut short like the original does."""
+
+    async def handle_or_abort(data: bytes, context: Context) -> bytes:
+        try:
+            return await handle(data, context)
+        except Exception as error:
+            known = from_exception(error)
+        is_long = len(known.message) > _LONGEST_TEXT
+        text = known.message[:_LONGEST_TEXT] + "...TRUNCATED" if is_long else known.message
+        return await context.abort(known.code, text)
+
+    return handle_or_abort
+
+
+def _untimed(call: Callable[[Any], Any]) -> Callable[[Any, int], Any]:
+    return lambda request, _: call(request)
+
+
+def _call(kind: Any, call: Callable[[Any, int], Any], data: bytes, deadline: Deadline) -> bytes:
+    return call(_parse(kind, data), deadline.remaining_ms()).SerializeToString()
+
+
+def _parse(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except message.DecodeError as error:
+        raise ServingError(Code.INTERNAL, "The request is no such message") from error
 
 
 def _options(flags: Flags) -> list[tuple[str, int | str]]:

@@ -7,6 +7,7 @@ string encodes back to the bytes that came in.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -189,7 +190,7 @@ class _Reader:
         if match is None:
             return self._not_finite()
         self._at = match.end()
-        whole, fraction, exponent = match.groups()
+        _, fraction, exponent = match.groups()
         if fraction is None and exponent is None and self._take(b"."):
             raise self._error("Miss fraction part in number.")
         if exponent is None and self._peek() in (b"e", b"E"):
@@ -231,10 +232,8 @@ def dumps(value: Any) -> str:
     if _is_double(value):
         return float_text(float(value))
     out: list[str] = []
-    try:
+    with contextlib.suppress(_StopPrintingError):
         _print(value, 0, out)
-    except _StopPrintingError:
-        pass
     return "".join(out)
 
 
@@ -294,7 +293,7 @@ def _shortest(value: float) -> str:
     point = len(digits) + exponent
     if digits == "0":
         return prefix + "0.0"
-    if 0 <= exponent and point <= 21:
+    if exponent >= 0 and point <= 21:
         return prefix + digits + "0" * exponent + ".0"
     if 0 < point <= 21:
         return f"{prefix}{digits[:point]}.{digits[point:]}"

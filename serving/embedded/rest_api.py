@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import zlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -19,7 +21,7 @@ from serving.embedded import json_output
 from serving.embedded.core import Core
 from serving.embedded.errors import Code, ServingError, from_exception, invalid
 from serving.embedded.flags import Flags
-from serving.embedded.workers import Workers
+from serving.embedded.workers import Deadline, Workers
 
 _LOG = logging.getLogger(__name__)
 _VERSION = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
@@ -182,8 +184,8 @@ class RestApi:
                     self._check_size(size)
                     chunks.append(chunk)
             body = _decompressed(b"".join(chunks), request.headers.get("Content-Encoding", ""), self._flags)
-            timeout_ms = self._flags.rest_api_timeout_in_ms
-            return await self._workers.run(self._calls[method], spec, body, timeout_ms, size=len(body))
+            deadline = Deadline(self._flags.rest_api_timeout_in_ms / 1000)
+            return await self._workers.run(_call, self._calls[method], spec, body, deadline, size=len(body))
         except TimeoutError as error:
             raise ServingError(Code.DEADLINE_EXCEEDED, "The request body did not come in time", 408) from error
         finally:
@@ -195,6 +197,10 @@ class RestApi:
         if self._buffered > self._flags.max_buffered_bytes:
             text = "Too many large requests under way; try again later"
             raise ServingError(Code.RESOURCE_EXHAUSTED, text, 503)
+
+
+def _call(call: Callable[..., bytes], spec: model_pb2.ModelSpec, body: bytes, deadline: Deadline) -> bytes:
+    return call(spec, body, deadline.remaining_ms())
 
 
 def _too_large(flags: Flags) -> ServingError:
@@ -240,9 +246,17 @@ def _unquote(text: str) -> str:
 
 
 def _json(message: Any) -> str:
-    return json_format.MessageToJson(
-        message, including_default_value_fields=True, preserving_proto_field_name=True, indent=1
-    )
+    fields = json_format.MessageToDict(message, including_default_value_fields=True, preserving_proto_field_name=True)
+    return json.dumps(_whole(fields), indent=1, ensure_ascii=False)
+
+
+def _whole(value: Any) -> Any:
+    """Floats without a fraction as integers, which is how protobuf's C++ printer writes them."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _page(status: int) -> web.Response:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -10,8 +12,33 @@ from typing import TypeVar
 from serving.embedded.errors import Code, ServingError
 
 T = TypeVar("T")
-LARGE_BYTES = 1 << 20
+_LARGE_BYTES = 1 << 20
 _LARGE_AT_ONCE = 2
+_LONGEST_MS = 2**31 - 1
+
+
+class Deadline:
+    """When a request is of no more use.
+
+    Args:
+        seconds: From now; None for never.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._at = None if seconds is None or seconds * 1000 > _LONGEST_MS else time.monotonic() + seconds
+
+    def remaining_ms(self) -> int:
+        """The time left in milliseconds, 0 for no limit.
+
+        Raises:
+            ServingError: DEADLINE_EXCEEDED if none is left.
+        """
+        if self._at is None:
+            return 0
+        milliseconds = math.ceil((self._at - time.monotonic()) * 1000)
+        if milliseconds <= 0:
+            raise ServingError(Code.DEADLINE_EXCEEDED, "The request waited until its deadline")
+        return milliseconds
 
 
 class Workers:
@@ -37,7 +64,7 @@ class Workers:
         """
         if self._under_way >= self._limit:
             raise ServingError(Code.RESOURCE_EXHAUSTED, "Too many requests under way; try again later", 503)
-        if size <= LARGE_BYTES:
+        if size <= _LARGE_BYTES:
             return await self._run(call, *arguments)
         async with self._large:
             return await self._run(call, *arguments)
