@@ -355,8 +355,7 @@ class RankingBatches:
         draw = tf.stack([tf.constant(self.seed, tf.int64), step])
         query = self._query(event, tf.random.stateless_uniform([self.batch_size], draw))
         shape = [self.batch_size, self.negatives_per_event]
-        picks = tf.random.stateless_uniform(shape, draw, maxval=tf.size(tables["warm"]), dtype=tf.int32)
-        negatives = tf.gather(tables["warm"], picks)
+        negatives = tf.random.stateless_uniform(shape, draw, maxval=self.interactions.num_videos, dtype=tf.int32)
         video = tf.gather(tables["video"], event)[:, None]
         watched = tf.concat([query.history, video], axis=1)
         labels = {}
