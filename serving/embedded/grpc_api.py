@@ -44,6 +44,7 @@ class GrpcApi:
     def __init__(self, core: Core, workers: Workers, flags: Flags) -> None:
         self._core = core
         self._workers = workers
+        self._grace_seconds = flags.shutdown_grace_seconds
         self._server = grpc.aio.server(options=_options(flags), maximum_concurrent_rpcs=flags.max_concurrent_requests)
         self._server.add_generic_rpc_handlers((self._prediction_service(), self._model_service()))
         self._health = health.aio.HealthServicer() if flags.enable_grpc_healthcheck_service else None
@@ -93,11 +94,11 @@ class GrpcApi:
         if self._health is not None:
             await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Takes no more calls, and waits `grace_seconds` at most for those under way."""
+    async def stop(self) -> None:
+        """Takes no more calls and waits for those under way."""
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_seconds)
+        await self._server.stop(self._grace_seconds)
 
 
 def _answering(handle: Callable[[bytes, Context], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:

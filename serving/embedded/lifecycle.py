@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from serving.embedded import config_files, model_config
@@ -26,42 +27,61 @@ def _first_config(flags: Flags) -> model_config.ServerConfig:
 
 
 async def serve(flags: Flags) -> None:
-    """Runs the server until SIGTERM or SIGINT.
+    """Runs the server until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await serve_until(stopping, flags)
+
+
+async def serve_until(stopping: asyncio.Event, flags: Flags, opened: Callable[[], None] = lambda: None) -> None:
+    """Loads the models, opens the ports, and drains once `stopping` is set.
+
+    Args:
+        stopping: Ends the server.
+        flags: The command line.
+        opened: Called when the ports are open.
 
     Raises:
         ServingError: If a flag file or a model stops the server from starting.
         OSError: If a file cannot be read or a port cannot be opened.
     """
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     core = Core(flags)
-    loading = asyncio.create_task(asyncio.to_thread(core.manager.start, _first_config(flags)))
-    await asyncio.wait([loading, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.is_set():
-        await loading
-        await _serve_until(stopping, core, flags)
-    core.manager.stop()
+    try:
+        loading = asyncio.create_task(asyncio.to_thread(core.manager.start, _first_config(flags)))
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait([loading, stop], return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.is_set():
+            await loading
+            await _serve_requests(stopping, core, flags, opened)
+    finally:
+        core.manager.stop()
 
 
-async def _serve_until(stopping: asyncio.Event, core: Core, flags: Flags) -> None:
+async def _serve_requests(stopping: asyncio.Event, core: Core, flags: Flags, opened: Callable[[], None]) -> None:
     workers = Workers(max(flags.rest_api_num_threads, 1), flags.max_concurrent_requests)
-    metrics_path = (
-        config_files.read_prometheus_path(flags.monitoring_config_file) if flags.monitoring_config_file else None
-    )
-    grpc_api = GrpcApi(core, workers, flags) if flags.port or flags.grpc_socket_path else None
-    rest_api = RestApi(core, workers, flags, metrics_path) if flags.rest_api_port else None
-    for api in filter(None, (grpc_api, rest_api)):
+    apis = _apis(core, workers, flags)
+    for api in apis:
         await api.start()
     _watch_config_file(core, flags)
-    ports = (grpc_api.port if grpc_api else "off", rest_api.port if rest_api else "off")
-    _LOG.info("Serving on %s: gRPC at %s, REST at %s", flags.host, *ports)
+    _LOG.info("Serving on %s, ports: %s", flags.host, [api.port for api in apis])
+    opened()
     await stopping.wait()
     _LOG.info("Draining")
-    drains = [grpc_api.stop(flags.shutdown_grace_seconds)] if grpc_api else []
-    await asyncio.gather(*drains, *([rest_api.stop()] if rest_api else []))
+    await asyncio.gather(*(api.stop() for api in apis))
     workers.close()
     _LOG.info("Stopped")
+
+
+def _apis(core: Core, workers: Workers, flags: Flags) -> list[GrpcApi | RestApi]:
+    metrics_file = flags.monitoring_config_file
+    metrics_path = config_files.read_prometheus_path(metrics_file) if metrics_file else None
+    apis: list[GrpcApi | RestApi] = []
+    if flags.port or flags.grpc_socket_path:
+        apis.append(GrpcApi(core, workers, flags))
+    if flags.rest_api_port:
+        apis.append(RestApi(core, workers, flags, metrics_path))
+    return apis
 
 
 def _watch_config_file(core: Core, flags: Flags) -> None:
