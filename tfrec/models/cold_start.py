@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 from numpy.typing import NDArray
 
 from tfrec.config import ColdStartConfig
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.dropout import Dropout, RandomMask
 from tfrec.layers.pooling import masked_mean
+from tfrec.models.base import Model
 from tfrec.models.retrieval import RetrievalModel, batch_candidates
 
 GENERATION = "generation"
@@ -34,7 +34,7 @@ class Latent(NamedTuple):
     log_variance: tf.Tensor
 
 
-class ColdStartModel(tfrs.Model):
+class ColdStartModel(Model):
     """Variational autoencoder from content to the index's space.
 
     References:
@@ -105,7 +105,7 @@ class ColdStartModel(tfrs.Model):
         parts = [self._embed_rows(videos[start : start + batch_size]) for start in range(0, len(videos), batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, self._targets.shape[1]), np.float32)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
     def _embed_rows(self, videos: tf.Tensor) -> tf.Tensor:
         return self.embed(*self._retrieval().candidate_tower.content.features(videos), videos)[0]
 

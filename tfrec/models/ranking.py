@@ -18,6 +18,7 @@ from tfrec.data.input_pipeline import SECONDS_PER_DAY, Query, RankingBatches
 from tfrec.data.schema import LABELS, Dataset
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import Dropout, RandomMask
+from tfrec.models.base import Model
 from tfrec.models.calibration import platt_scaling
 from tfrec.models.retrieval import RetrievalModel
 
@@ -43,7 +44,7 @@ class Predictions(NamedTuple):
     users: NDArray[np.int32]
 
 
-class RankingModel(tfrs.Model):
+class RankingModel(Model):
     """Neural collaborative filtering and feature crosses under one head per label.
 
     References:
@@ -206,7 +207,7 @@ class RankingModel(tfrs.Model):
             )
         return results
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _predict_batch(self, inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         query: Query = inputs["query"]
         events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 from numpy.typing import NDArray
 
 from tfrec.config import RetrievalConfig
@@ -14,12 +13,13 @@ from tfrec.data.input_pipeline import Query, RetrievalBatches
 from tfrec.data.schema import Dataset
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
+from tfrec.models.base import Model
 from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
 from tfrec.towers.query import QueryTower
 
 
-class RetrievalModel(tfrs.Model):
+class RetrievalModel(Model):
     """Query tower and candidate tower, trained to tell what a user watches next from the rest of the catalogue.
 
     Args:
@@ -121,11 +121,11 @@ class RetrievalModel(tfrs.Model):
         published[:, -1] += np.asarray(self.appeal.published(tf.range(self.num_videos), now))
         return published
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _embed_videos(self, videos: tf.Tensor) -> tf.Tensor:
         return self.candidate_tower(videos)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def embed_queries(self, query: Query, video_embeddings: tf.Tensor) -> tf.Tensor:
         """float32 `[B, embedding_dim]`.
 
