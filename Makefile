@@ -20,7 +20,7 @@ train: $(STAMP)  ## Set up, then run the main job on the embedded demo dataset (
 	$(BIN)/python -m tfrec.train $(ARGS)
 
 test: lint types  ## Set up, then ruff, mypy and the tests (ARGS="tests/data").
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)  ## The tests marked slow.
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -278,7 +278,7 @@ class RetrievalConfig:
     weight_decay: float = 0.0
     batch_size: int = 1024
     max_examples_per_user: int = 0
-    epochs: int = 30
+    epochs: int = 15
     patience: int = 4
     steps_per_execution: int = 16
 

@@ -380,7 +380,7 @@ def test_drawn_negatives(make_interactions):
     np.testing.assert_array_equal(click[:, 0], 1)
     np.testing.assert_array_equal(like[:, 0], log.labels["like"])
     np.testing.assert_array_equal(like[:, 1:], -1)
-    assert set(candidates[:, 1:].flat) == {0, 1, 2, 3, 4}
+    assert set(candidates[:, 1:].flat) == {0, 1, 2, 3, 4, 5}  # cold videos too
     watched = (candidates[:, 1:, None] == history[:, None, :]).any(axis=2)
     now = candidates[:, 1:] == log.video[:, None]
     assert (watched & ~now).any()
