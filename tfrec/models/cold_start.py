@@ -9,7 +9,7 @@ ones only, so what is recommended of the warm catalogue is the same with the hea
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +58,9 @@ class ColdStartModel(Model):
     ) -> None:
         super().__init__()
         self.config = config
-        self._retrieval = lambda: retrieval  # behind a function, so that its variables are not this model's
+        self._retrieval: Callable[[], Any] = lambda: (
+            retrieval
+        )  # behind a function, so that its variables are not this model's
         self._targets = tf.constant(video_embeddings)
         self._widths = {name: modality.dim for name, modality in content.modalities.items()}
         dim = video_embeddings.shape[1]
@@ -107,15 +109,15 @@ class ColdStartModel(Model):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
     def _embed_rows(self, videos: tf.Tensor) -> tf.Tensor:
-        return self.embed(*self._retrieval().candidate_tower.content.features(videos), videos)[0]
+        values, lengths = self._retrieval().candidate_tower.content.features(videos)
+        return self.embed(values, lengths, videos)[0]
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Negative ELBO with annealed KL, the retrieval loss of the embeddings, and their distance to the tower's."""
         retrieval = self._retrieval()
         candidates, targets = batch_candidates(inputs)
-        values, lengths = self._some_unrendered(
-            *retrieval.candidate_tower.content.features(candidates), candidates, training
-        )
+        values, lengths = retrieval.candidate_tower.content.features(candidates)
+        values, lengths = self._some_unrendered(values, lengths, candidates, training)
         features, base = self._inputs(values, lengths, candidates)
         latent = self._encode(self.dropout(features, training=training), base)
         deviation = tf.exp(0.5 * latent.log_variance)

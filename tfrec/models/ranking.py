@@ -6,6 +6,7 @@ video, whose embedding comes from its content, is ranked like any other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,9 @@ class RankingModel(Model):
         super().__init__()
         interactions = dataset.interactions
         self.labels = tuple(name for name in LABELS if name in interactions.labels) or ("click",)
-        self._retrieval = lambda: retrieval  # behind a function, so that its variables are not this model's
+        self._retrieval: Callable[[], Any] = lambda: (
+            retrieval
+        )  # behind a function, so that its variables are not this model's
         self.video_embeddings = tf.Variable(video_embeddings, trainable=False)
         self.created_at = tf.constant(dataset.videos.created_at, tf.int64)
         self.warm = tf.constant(interactions.train_counts > 0)
