@@ -105,7 +105,10 @@ def _save_model(folder: Path, offset: float = 0.0) -> Path:
 
     functions = {
         "serving_default": (lambda x: {"y": x * 0.5 + module.offset}, [floats]),
-        "join": (lambda text: {"joined_bytes": tf.strings.join([text, "!"]), "size": tf.strings.length(text)}, [strings]),
+        "join": (
+            lambda text: {"joined_bytes": tf.strings.join([text, "!"]), "size": tf.strings.length(text)},
+            [strings],
+        ),
         "slow": (slow, [floats]),
         "check": (check, [floats]),
     }
