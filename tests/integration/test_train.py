@@ -73,6 +73,24 @@ def test_prints_the_comparison_and_where_things_are(finished: Any) -> None:
         assert expected in finished.printed
 
 
+def test_tensorflow_alone_loads_the_recommender_and_gets_a_slate(finished: Any) -> None:
+    code = """
+import sys
+import tensorflow as tf
+signatures = tf.saved_model.load(sys.argv[1]).signatures
+slate = signatures["serving_default"](
+    user_id=tf.constant(["u1", "nobody"]), history=tf.constant([["v1", "v2"], ["", ""]]),
+    history_timestamp=tf.zeros([2, 2], tf.int64), timestamp=tf.zeros([2], tf.int64),
+    exclude=tf.constant([["v3"], [""]]), k=tf.constant([5, 3]))
+found = signatures["search"](query=tf.constant(["a red circle"]))["video_id"].numpy()
+assert not {"tfrec", "tensorflow_text", "tensorflow_recommenders"} & set(sys.modules)
+print(*((slate["video_id"].numpy() != b"").sum(axis=1)), (found != b"").any())
+"""
+    model = finished.output / "models" / "recommender" / "1"
+    done = subprocess.run([sys.executable, "-I", "-c", code, model], capture_output=True, text=True)
+    assert done.stdout.split() == ["5", "3", "True"], done.stderr
+
+
 def test_a_second_run_encodes_nothing_and_publishes_the_next_version(job: Any, finished: Any) -> None:
     before = results(read_metrics(finished.output))
     printed = job.run(finished.output)

@@ -1,7 +1,8 @@
 """The project's own small BERT pair, for where no pretrained one is given.
 
-Nothing is downloaded and nothing takes minutes: the vocabulary (WordPiece, single CJK characters) and the token
-embeddings are learned from the catalogue's own texts. The embeddings are those of latent semantic analysis: positive
+Nothing is downloaded and nothing takes minutes: the vocabulary (words, beginnings of words, single CJK characters) and the
+token embeddings are learned from the catalogue's own texts. All ops are TensorFlow's own, so what holds the pair loads where
+TF-Text is not. The embeddings are those of latent semantic analysis: positive
 pointwise mutual information of tokens in one text, factorised, weighted by rarity. Two transformer layers start near the
 identity, so the pooled output starts as a rarity-weighted mean of good token vectors and fine-tuning takes it from there.
 
@@ -13,17 +14,17 @@ References:
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text as tf_text
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
-from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as wordpiece
 
 from tfrec.encoders.hub import save_module
 
@@ -32,7 +33,9 @@ _PAD, _UNKNOWN, _START, _END = 0, 1, 2, 3
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _SINGLE = rf"[[:punct:]]|[\p{{P}}\p{{S}}]|[{_CJK}]"
 
-_VOCABULARY_SIZE = 8000
+_NUM_WORDS, _NUM_STEMS = 6000, 2000
+_STEM_CHARACTERS = 4
+_FOLDED_CODES = 0x10000  # the basic plane, in which all letters with accents lie
 _WIDTH, _NUM_LAYERS, _NUM_HEADS = 128, 2, 4
 _MAX_TOKENS = 512
 _DEFAULT_LENGTH = 128
@@ -64,29 +67,43 @@ def build_small_bert(folder: Path, texts: Sequence[str], seed: int = 0) -> tuple
 
 
 def learn_vocabulary(texts: Sequence[str]) -> list[str]:
-    """WordPiece vocabulary of texts; special tokens first."""
-    counts: Counter[str] = Counter()
+    """Special tokens, the most frequent words, and beginnings of words (`play*`) that stand for words not among them."""
+    words: Counter[str] = Counter()
     for batch in _batches(texts):
-        words = split_words(tf.constant(batch, tf.string)).flat_values.numpy()
-        counts.update(word.decode() for word in words)
-    # The learner keeps pieces seen at least `lower_thresh` times; in a small corpus twice is often enough.
-    return wordpiece.learn(
-        sorted(counts.items()),
-        _VOCABULARY_SIZE,
-        list(_RESERVED),
-        lower_thresh=2,
-        upper_thresh=64,
-        num_iterations=2,
-        max_unique_chars=_VOCABULARY_SIZE // 2,
-    )
+        words.update(word.decode() for word in split_words(tf.constant(batch, tf.string)).flat_values.numpy())
+    stems: Counter[str] = Counter()
+    for word, count in words.items():
+        if len(word) > _STEM_CHARACTERS:
+            stems[f"{word[:_STEM_CHARACTERS]}*"] += count
+    return [*_RESERVED, *_most_common(words, _NUM_WORDS), *_most_common(stems, _NUM_STEMS)]
+
+
+def _most_common(counts: Counter[str], size: int) -> list[str]:
+    return sorted(counts, key=lambda token: (-counts[token], token))[:size]
 
 
 def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
     """Lower-case words without accents, punctuation and CJK characters on their own: `[batch, (words)]`."""
-    valid = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore", replace_control_characters=False)
-    folded = tf_text.normalize_utf8(tf.strings.lower(valid, encoding="utf-8"), "NFKD")
-    plain = tf.strings.regex_replace(folded, r"\p{Mn}", "")
-    return tf_text.regex_split(plain, rf"\s+|\p{{C}}|{_SINGLE}", _SINGLE)
+    codes = tf.strings.unicode_decode(texts, "UTF-8", errors="ignore")
+    folded = tf.gather(_folding(), tf.minimum(codes.flat_values, _FOLDED_CODES - 1))
+    folded = codes.with_flat_values(tf.where(codes.flat_values < _FOLDED_CODES, folded, codes.flat_values))
+    kept = tf.ragged.boolean_mask(folded, folded > 0)
+    plain = tf.strings.lower(tf.strings.unicode_encode(kept, "UTF-8"), encoding="utf-8")
+    spaced = tf.strings.regex_replace(tf.strings.regex_replace(plain, r"\p{C}", " "), f"({_SINGLE})", r" \1 ")
+    return tf.strings.split(spaced)
+
+
+@cache
+def _folding() -> NDArray[np.int32]:
+    """int32 `[_FOLDED_CODES]`: each character's base character (NFKD, where that is one), 0 for what only marks another."""
+    table = np.arange(_FOLDED_CODES, dtype=np.int32)
+    for code in range(0x80, _FOLDED_CODES):
+        if 0xD800 <= code < 0xE000:  # surrogates are no characters
+            continue
+        plain = "".join(c for c in unicodedata.normalize("NFKD", chr(code)) if unicodedata.category(c) != "Mn")
+        if len(plain) <= 1:
+            table[code] = ord(plain) if plain else 0
+    return table
 
 
 def token_embeddings(tokens: TokenLists, vocabulary_size: int, seed: int) -> NDArray[np.float32]:
@@ -125,9 +142,8 @@ class SmallPreprocessor(tf.Module):
     def __init__(self, vocabulary: Sequence[str]) -> None:
         super().__init__(name="preprocess")
         # In the graph, not in a file: a file's path would end up in the module and change its checksum.
-        ids = tf.lookup.KeyValueTensorInitializer(list(vocabulary), np.arange(len(vocabulary), dtype=np.int64))
-        self._table = tf.lookup.StaticVocabularyTable(ids, num_oov_buckets=1)
-        self._pieces = tf_text.WordpieceTokenizer(self._table, token_out_type=tf.int32, unknown_token="[UNK]")
+        ids = tf.lookup.KeyValueTensorInitializer(list(vocabulary), np.arange(len(vocabulary), dtype=np.int32))
+        self._ids = tf.lookup.StaticHashTable(ids, default_value=-1)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -136,18 +152,22 @@ class SmallPreprocessor(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """int32 `[batch, (words), (pieces)]`."""
-        return self._pieces.tokenize(split_words(texts))
+        """int32 `[batch, (words)]`."""
+        words = split_words(texts)
+        word = self._ids.lookup(words.flat_values)
+        stems = tf.strings.substr(words.flat_values, 0, _STEM_CHARACTERS, unit="UTF8_CHAR") + "*"
+        stem = self._ids.lookup(stems)
+        return words.with_flat_values(tf.where(word >= 0, word, tf.where(stem >= 0, stem, _UNKNOWN)))
 
     @tf.function(
         input_signature=[
-            [tf.RaggedTensorSpec([None, None, None], tf.int32, ragged_rank=2)],
+            [tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)],
             tf.TensorSpec([], tf.int32),
         ]
     )
     def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
         """[CLS] text [SEP], cut or padded to `seq_length`."""
-        pieces = inputs[0].merge_dims(1, 2)[:, : seq_length - 2]
+        pieces = inputs[0][:, : seq_length - 2]
         ends = tf.ones([pieces.nrows(), 1], tf.int32)
         ids = tf.concat([_START * ends, pieces, _END * ends], axis=1)
         longest = ids.to_tensor(_PAD)
@@ -245,7 +265,7 @@ def _batches(texts: Sequence[str], size: int = 512) -> Iterable[Sequence[str]]:
 
 def _token_lists(preprocessor: SmallPreprocessor, texts: Sequence[str]) -> Iterable[NDArray[np.int32]]:
     for batch in _batches(texts):
-        tokens = preprocessor.tokenize(tf.constant(batch, tf.string)).merge_dims(1, 2)
+        tokens = preprocessor.tokenize(tf.constant(batch, tf.string))
         yield from np.split(tokens.values.numpy(), tokens.row_splits.numpy()[1:-1])
 
 
