@@ -73,8 +73,8 @@ def stage(name: str) -> Iterator[None]:
     console.print(f"[bold]{name}[/bold]")
     start = time.monotonic()
     yield
-    stage_seconds[name] = time.monotonic() - start
-    console.print(f"  [dim]{stage_seconds[name]:.1f} s[/dim]")
+    seconds = stage_seconds[name.lower().replace(" ", "_")] = time.monotonic() - start
+    console.print(f"  [dim]{seconds:.1f} s[/dim]")
 
 
 def show_dataset(summary: Mapping[str, Any], content: ContentFeatures) -> None:

@@ -74,10 +74,15 @@ class ExampleSlates:
             video_id,
             score=float(answer["score"]),
             probabilities={name: float(answer[name]) for name in LABELS if name in self._dataset.interactions.labels},
-            reason=answer["reason"].decode(),
+            reason=self._named(answer["reason"].decode()),
             is_cold=bool(answer["is_cold"]),
             is_relevant=self._rows[video_id] in relevant,
         )
+
+    def _named(self, reason: str) -> str:
+        """A reason with a title where it is a video, which the part of the history that is shown may not hold."""
+        row = self._rows.get(reason)
+        return reason if row is None else str(self._dataset.videos.titles[row]) or reason
 
     def _video(self, video_id: str, **shown: Any) -> SlateVideo:
         row = self._rows[video_id]
