@@ -34,16 +34,25 @@ def results(metrics: dict[str, Any]) -> Any:
     return timeless({name: metrics[name] for name in ("retrieval", "warm", "cold_start", "ranking", "baselines")})
 
 
-def kill_during(process: subprocess.Popen[str], stage: str, delay_seconds: float) -> None:
-    """Reads what a run prints until a stage begins, lets it work a little, and kills it."""
+def kill_during(process: subprocess.Popen[str], stage: str, seconds: float, trace: Path | None = None) -> None:
+    """Reads what a run prints until a stage begins, lets it work a little, and kills it.
+
+    Args:
+        process: the run.
+        stage: as it is printed.
+        seconds: of work after the stage began, or after `trace` appeared.
+        trace: a file that the stage writes on the way.
+    """
     assert process.stdout is not None
     printed = []
     for line in process.stdout:
         printed.append(line)
         if line.strip() == stage:
-            time.sleep(delay_seconds)
-            process.send_signal(signal.SIGKILL)
             break
+    while trace is not None and not trace.exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "".join(printed)
 
@@ -110,9 +119,20 @@ def test_resume_refuses_another_configuration(job: Any, finished: Any, changed: 
 
 def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(job: Any, finished: Any, tmp_path: Path) -> None:
     output = tmp_path / "killed"
-    delays = {"Retrieval": 9.0, "Cold start": 4.0, "Ranking": 2.0, "Evaluation": 0.2, "Export": 1.5}
-    for stage, delay in delays.items():
-        kill_during(job.start(output, "--resume=true"), stage, delay)
+    histories = {
+        stage: output / "checkpoints" / stage / "history.json" for stage in ("retrieval", "cold_start", "ranking")
+    }
+    moments = {
+        "Data and features": (1.0, None),
+        "Retrieval": (0.1, histories["retrieval"]),
+        "Cold start": (0.1, histories["cold_start"]),
+        "Index": (0.1, None),
+        "Ranking": (0.1, histories["ranking"]),
+        "Evaluation": (0.2, None),
+        "Export": (1.0, None),
+    }
+    for stage, (seconds, trace) in moments.items():
+        kill_during(job.start(output, "--resume=true"), stage, seconds, trace)
         published = output / "models" / "recommender"
         for version in versions(published) if published.exists() else []:
             verify(published / str(version))
