@@ -86,7 +86,7 @@ def parse_examples(body: bytes) -> tuple[str, input_pb2.Input]:
     if not document["examples"]:
         raise _format_error(document, "'examples' value is an empty array")
     target.examples.extend(map(_example, document["examples"]))
-    return signature_name, result
+    return valid_text(signature_name), result
 
 
 def _document(body: bytes) -> tuple[dict[str, Any], str]:
@@ -277,6 +277,11 @@ def _object_array(values: list[bytes]) -> np.ndarray:
     return array
 
 
+def valid_text(text: str) -> str:
+    """A text as protobuf takes it: bytes that are no UTF-8 become replacement characters."""
+    return _encode(text).decode("utf-8", "replace")
+
+
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
@@ -400,7 +405,7 @@ def _example(value: Any) -> example_pb2.Example:
         feature = feature_pb2.Feature()
         for item in content if isinstance(content, list) else [content]:
             _add_to_feature(item, name, feature)
-        example.features.feature[name].CopyFrom(feature)
+        example.features.feature[valid_text(name)].CopyFrom(feature)
     return example
 
 

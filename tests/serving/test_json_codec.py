@@ -140,3 +140,10 @@ def test_floats_read_back_as_they_were(values: list[float]) -> None:
     texts = json_output.float_texts(array)
     np.testing.assert_array_equal(np.array([float(text) for text in texts], np.float32), array)
     assert all("." in text or "e" in text or text.endswith(("NaN", "Infinity")) for text in texts)
+
+
+def test_names_that_are_no_utf8_do_not_break() -> None:
+    body = b'{"signature_name": "\xff", "examples": [{"\xfe": 1}]}'
+    signature_name, examples = json_input.parse_examples(body)
+    assert signature_name == "\ufffd"
+    assert list(examples.example_list.examples[0].features.feature) == ["\ufffd"]
