@@ -85,7 +85,8 @@ def test_slates_are_those_of_the_library(
     predicted = {name: values.numpy() for name, values in predicted.items()}
     logits = np.take_along_axis(scores, candidates, axis=1) / model.temperature
     share = np.exp(logits - logits.max(1, keepdims=True))
-    final = 1.0 * predicted["click"] + 0.5 * predicted["finish"] + 0.3 * share / share.sum(1, keepdims=True)
+    share /= share.sum(1, keepdims=True)
+    final = (1.0 * predicted["click"] + 0.5 * predicted["finish"]) * np.sqrt(share)
     best = np.argsort(-final, axis=1)[:, :7]
 
     answer = loaded.signatures["serving_default"](**tensors(requests))

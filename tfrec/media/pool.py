@@ -55,8 +55,10 @@ class DecodePool:
     ) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
-            worker.stop()
+            worker.kill()  # wakes its thread, which may be using the connection: only then is that closed
         self._threads.shutdown()
+        for worker in self._workers:
+            worker.stop()
 
     def decode(self, sources: Iterable[tuple[Tag, MediaSource]]) -> Iterator[tuple[Tag, Decoded | MediaError]]:
         """Yields each source's frames and sound, or why there are none, in the order given.
@@ -99,7 +101,14 @@ class _Worker:
         self.stop()
         return MediaError(main_path(source), reason)
 
+    def kill(self) -> None:
+        """Ends the process, and with it the job it is at; from any thread."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def stop(self) -> None:
+        """Ends the process and closes the connection; from the thread that uses it."""
         if self._process is not None and self._connection is not None:
             self._process.kill()
             self._process.wait()
