@@ -177,19 +177,16 @@ class ModelManager:
 
     def _wait(self, names: Iterable[str], given_up: threading.Event, all_versions: bool = False) -> None:
         awaited = set(names)
-        with self._changed:
-            while not given_up.is_set():
-                waiting = {name for name in awaited if not self._is_settled(name, all_versions)}
-                if not waiting:
+        while not given_up.is_set():
+            with self._changed:
+                if all(self._is_settled(name, all_versions) for name in awaited):
                     break
                 self._changed.wait(0.2)
-                self._poll_while_waiting(waiting)
+                has_none_yet = bool(awaited & self._complaints.keys())
+            if has_none_yet:  # a base path that appears late; at the start no thread polls yet
+                self.poll()
+        with self._changed:
             self._raise_failures(awaited)
-
-    def _poll_while_waiting(self, names: set[str]) -> None:
-        """Before the polling thread runs, a base path that appears late must be seen here."""
-        for name in names & self._complaints.keys():
-            self._look_for_versions(name)
 
     def _is_settled(self, name: str, all_versions: bool) -> bool:
         wanted, managed = self._wanted.get(name, {}), self._managed.get(name, {})
@@ -221,25 +218,26 @@ class ModelManager:
     def poll(self) -> None:
         """Looks for versions once, and sets loads and unloads going."""
         with self._changed:
-            for name in [*self._config, *(self._wanted.keys() - self._config.keys())]:
-                self._look_for_versions(name)
+            entries = dict(self._config)
+        found = {name: _list(entry) for name, entry in entries.items()}  # unlocked: a disk may be slow
+        with self._changed:
+            for name, entry in entries.items():
+                if self._config.get(name) is entry:
+                    self._note_versions(entry, found[name])
+            for name in self._wanted.keys() - self._config.keys():
+                del self._wanted[name]
+                self._reconcile(name)
 
-    def _look_for_versions(self, name: str) -> None:
-        entry = self._config.get(name)
-        if entry is None:
-            self._wanted.pop(name, None)
+    def _note_versions(self, entry: model_config.ModelConfig, found: dict[int, Path] | OSError) -> None:
+        if isinstance(found, OSError):  # what serves goes on serving while its folder cannot be read
+            self._complain(entry.name, f"Cannot look for versions: {found}")
+            return
+        self._wanted[entry.name] = storage.select(found, entry.model_version_policy)
+        if found:
+            self._complaints.pop(entry.name, None)
         else:
-            try:
-                found = storage.versions_on_disk(entry.base_path)
-            except OSError as error:
-                self._complain(name, f"Cannot look for versions: {error}")
-                return
-            self._wanted[name] = storage.select(found, entry.model_version_policy)
-            if self._wanted[name]:
-                self._complaints.pop(name, None)
-            else:
-                self._complain(name, f"No versions found under base path {entry.base_path}")
-        self._reconcile(name)
+            self._complain(entry.name, f"No versions found under base path {entry.base_path}")
+        self._reconcile(entry.name)
 
     def _complain(self, name: str, text: str) -> None:
         if self._complaints.get(name) != text:
@@ -315,3 +313,10 @@ class ModelManager:
         self._stopped.set()
         self._loaders.shutdown(wait=False, cancel_futures=True)
         self._unloaders.shutdown(wait=False, cancel_futures=True)
+
+
+def _list(entry: model_config.ModelConfig) -> dict[int, Path] | OSError:
+    try:
+        return storage.versions_on_disk(entry.base_path)
+    except OSError as error:
+        return error
