@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
@@ -47,6 +48,8 @@ async def serve_until(stopping: asyncio.Event, flags: Flags, opened: Callable[[]
         OSError: If a file cannot be read or a port cannot be opened.
     """
     core = Core(flags)
+    gc.collect()
+    gc.freeze()  # TensorFlow's own objects stay; looking through them would stop requests whenever a model is freed
     try:
         loading = asyncio.create_task(asyncio.to_thread(core.manager.start, _first_config(flags)))
         stop = asyncio.create_task(stopping.wait())

@@ -285,6 +285,20 @@ def test_overload_is_told_and_passes(models: Path, tmp_path: Path, running: Call
         assert server.post("/v1/models/m:predict", {"instances": [1]}).status_code == 200
 
 
+def test_the_config_file_is_read_again(models: Path, tmp_path: Path, running: Callable[..., Any]) -> None:
+    (tmp_path / "plain").mkdir()
+    _put(models / "offset_1", tmp_path / "plain" / "1")
+    entry = f'config {{{{ name: "{{}}" base_path: "{tmp_path}/plain" model_platform: "tensorflow" }}}}'
+    file = tmp_path / "models.config"
+    file.write_text("model_config_list {" + entry.format("a") + "}")
+    with running(model_config_file=str(file), model_config_file_poll_wait_seconds=1) as server:
+        file.write_text("not a config")
+        time.sleep(1.5)
+        file.write_text("model_config_list {" + entry.format("a") + entry.format("b") + "}")
+        _wait(server, "b", 1, "AVAILABLE")
+        assert server.post("/v1/models/a:predict", {"instances": [1]}).json() == {"predictions": [1.5]}
+
+
 def _warm_up_file(version: Path, alias: str) -> None:
     request = predict_pb2.PredictRequest()
     request.inputs[alias].CopyFrom(tf.make_tensor_proto([1.0]))
