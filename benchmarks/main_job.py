@@ -79,7 +79,7 @@ def row(name: str, metrics: dict[str, Any], seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("runs", nargs="*", default=RUNS, choices=[*RUNS, []])
+    parser.add_argument("runs", nargs="*", help=f"of {', '.join(RUNS)}; all of them by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--hub", type=Path, default=ROOT.parent / "shared" / "hub")
     options = parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> None:
     print("| " + " | ".join([*heads.split("|"), "slate recall@20", "s"]) + " |")
     print("|" + "---|" * 12, flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.runs:
+        for name in options.runs or RUNS:
             if name != "demo" and not (options.data / name).is_dir():
                 continue
             output, start = Path(folder) / name, time.monotonic()

@@ -32,4 +32,6 @@ def test_no_fit_to_one_class(truth):
 
 def test_never_turns_the_order_around(truth):
     logits, labels = truth
-    assert platt_scaling(-logits, labels) == (1.0, 0.0)
+    scale, shift = platt_scaling(-logits, labels)
+    assert scale == 1.0
+    np.testing.assert_allclose(np.mean(1 / (1 + np.exp(logits - shift))), labels.mean(), rtol=1e-6)

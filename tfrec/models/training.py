@@ -7,6 +7,7 @@ training is written. Whatever moment the process dies at, at most the epoch unde
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,9 +37,11 @@ class Objective:
     patience: int
 
     def best(self, records: list[Record]) -> int:
-        """The best epoch so far, the first of equals."""
-        values = [record[self.name] for record in records]
-        return values.index(max(values) if self.maximise else min(values))
+        """The best epoch so far, the first of equals; one that could not be measured is none."""
+        sign = 1 if self.maximise else -1
+        values = [sign * record[self.name] for record in records]
+        values = [-math.inf if math.isnan(value) else value for value in values]
+        return values.index(max(values))
 
 
 class _BatchProgress(tf.keras.callbacks.Callback):

@@ -32,7 +32,9 @@ class Standardisation(tf.keras.layers.Layer):
             values = values[steps.reshape(-1)]
         mean, deviation = (values.mean(0), values.std(0)) if len(values) else (np.zeros(modality.dim),) * 2
         self.mean = self._constant("mean", mean)
-        self.scale = self._constant("scale", 1.0 / np.maximum(deviation, 1e-3 * max(float(deviation.max()), 1e-6)))
+        # What (almost) never varies in the catalogue says nothing, and must not shout in a new video in which it does.
+        varies = deviation > 1e-3 * deviation.max()
+        self.scale = self._constant("scale", np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0))
 
     def _constant(self, name: str, value: np.ndarray) -> tf.Variable:  # type: ignore[type-arg]
         return self.add_weight(name, value.shape, initializer=tf.constant_initializer(value), trainable=False)
