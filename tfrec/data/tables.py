@@ -102,15 +102,29 @@ def find_table(folder: Path, name: str, columns: Mapping[str, str], ignore: Sequ
     paths = [path for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").exists()]
     if len(paths) > 1:
         raise TfrecError(f"{folder} has {' and '.join(path.name for path in paths)}. Keep one of them.")
-    if not paths:
-        return None
-    header = _header(paths[0])
+    return open_table(paths[0], columns, ignore) if paths else None
+
+
+def open_table(path: Path, columns: Mapping[str, str], ignore: Sequence[str]) -> Table:
+    """The table in a file.
+
+    Args:
+        path: a `.csv`, `.csv.gz` or `.parquet` file.
+        columns: names in the file by contract name, where they differ.
+        ignore: columns (either name) to leave out.
+
+    Raises:
+        TfrecError: If there is no such file, or its columns cannot be read or told apart.
+    """
+    if not path.name.endswith(_SUFFIXES):
+        raise TfrecError(f"{path} is no table. Expected a file whose name ends with {', '.join(_SUFFIXES)}.")
+    header = _header(path)
     renamed = {source: column for column, source in columns.items() if source in header}
     names = {
         renamed.get(source, source): source for source in header if source in renamed or source not in renamed.values()
     }
     dropped = set(ignore)
-    return Table(paths[0], header, {name: source for name, source in names.items() if not {name, source} & dropped})
+    return Table(path, header, {name: source for name, source in names.items() if not {name, source} & dropped})
 
 
 def _header(path: Path) -> list[str]:

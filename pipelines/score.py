@@ -1,0 +1,101 @@
+"""Scores all users, or those of a file, with a published model, into Parquet shards.
+
+    python pipelines/score.py --models DIR/models --users FILE|all [--data DIR] --output DIR [--k 100] [--mode recommend]
+
+The published SavedModel's own signature does the work, so the rows are what a server would answer. A run that was killed goes
+on with `--resume` and leaves, byte for byte, what an undisturbed run would have left.
+
+`--users` is a `.csv`, `.csv.gz` or `.parquet` file with the columns
+
+    user_id             required, but for `--mode similar`
+    video_id            required for `--mode rank` (the other half of a pair) and `--mode similar`
+    history             video ids, oldest first: a JSON list, or separated by `|`
+    history_timestamp   Unix seconds of the same events
+    timestamp           time of the request, Unix seconds or ISO 8601
+    exclude             video ids that may not be shown, written as `history`
+
+or `all`: every user (with `--mode similar`, every video) of the dataset in `--data`. A user without a `history` has the one of
+the log in `--data`. The output folder holds `part-00000.parquet` and so on, `rejected.csv` and, when all is done,
+`_manifest.json` with counts and checksums. Columns of the shards, in the order of the input, then by rank:
+
+    recommend   user_id, rank, video_id, score, click, finish, like, reason, model_version
+    rank        user_id, video_id, score, click, finish, like, model_version
+    similar     video_id, rank, similar_video_id, score, model_version
+    embed       user_id, embedding, model_version
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout need not be installed
+
+from tfrec.errors import TfrecError
+
+_UNITS = {"recommend": "users", "rank": "pairs", "similar": "videos", "embed": "users"}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--models", type=Path, required=True, metavar="DIR", help="folder of published models")
+    add("--model", default="recommender", metavar="NAME", help="which of them (default: %(default)s)")
+    add("--version", type=int, metavar="N", help="of the model (default: the newest)")
+    add("--users", required=True, metavar="FILE|all", help="a file of users, or `all` of the dataset")
+    add("--data", type=Path, metavar="DIR", help="dataset folder, for histories and for `all`")
+    add("--max-rejected", type=float, default=0.01, metavar="SHARE", help="of bad rows in the dataset (default: 0.01)")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the shards; made if missing")
+    add("--mode", choices=_UNITS, default="recommend", help="(default: %(default)s)")
+    add("--k", type=int, default=100, metavar="N", help="rows per user or video (default: %(default)s)")
+    add(
+        "--batch-size",
+        type=_batch_size,
+        default=256,
+        metavar="N|auto",
+        help="records asked about at once; `auto` measures which is fastest. Two runs agree to the last bit if it is the "
+        "same (default: %(default)s)",
+    )
+    add("--shard-size", type=int, default=8192, metavar="N", help="records per shard (default: %(default)s)")
+    add("--resume", action="store_true", help="go on with a run that was stopped")
+    return parser
+
+
+def _batch_size(text: str) -> int | None:
+    return None if text == "auto" else int(text)
+
+
+def score(options: argparse.Namespace) -> None:
+    """Scores, and says what was done."""
+    import tfrec  # noqa: F401  (before TensorFlow)
+    from tfrec.console import console, progress_bar
+    from tfrec.scoring.job import ScoreJob, run
+
+    job = ScoreJob(**vars(options))
+    unit = _UNITS[job.mode]
+    with progress_bar("Scoring", unit) as progress:
+        summary = run(job, progress)
+    manifest = summary.manifest
+    console.print(
+        f"{manifest['records']:,} {unit}, {manifest['rows']:,} rows in {len(manifest['shards']):,} shards by version "
+        f"{manifest['job']['version']} of {job.model}, in batches of {manifest['job']['batch_size']}"
+    )
+    for file, reasons in manifest["rejected"].items():
+        for reason, count in reasons.items():
+            console.print(f"  [yellow]rejected {count:,} of {file}: {reason}[/yellow]")
+    rate = summary.scored / max(summary.seconds, 1e-9)
+    console.print(
+        f"scored {summary.scored:,} {unit} in {summary.seconds:.1f} s ({rate:,.0f} {unit}/s); output: {job.output}"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        score(make_parser().parse_args())
+    except TfrecError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,374 @@
+"""`pipelines/score.py`: rows are the answers of the signature, whatever stops the run."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from tfrec.data.schema import Dataset
+from tfrec.errors import TfrecError
+from tfrec.scoring.engine import prefetched, regrouped
+from tfrec.scoring.job import ScoreJob, Summary, run
+from tfrec.scoring.records import Records
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "pipelines" / "score.py"
+COLUMNS = ["user_id", "rank", "video_id", "score", "click", "finish", "like", "reason", "model_version"]
+
+
+def score(models: Path, users: Path | str, output: Path, **options: Any) -> pd.DataFrame:
+    """Runs a job and reads all its rows."""
+    run_job(models, users, output, **options)
+    return read(output)
+
+
+def run_job(models: Path, users: Path | str, output: Path, **options: Any) -> Summary:
+    return run(ScoreJob(models, str(users), output, **{"k": 5, **options}), lambda done, total: None)
+
+
+def read(output: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted(output.glob("part-*.parquet"))], ignore_index=True)
+
+
+def checksums(output: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(output.iterdir())}
+
+
+def ask(models: Path, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+    """The answer of the newest version to one request, as a server gives it."""
+    loaded = load(models / "recommender" / "2")
+    return {name: value.numpy() for name, value in loaded.signatures[signature](**inputs).items()}
+
+
+@functools.cache
+def load(version: Path) -> Any:
+    return tf.saved_model.load(str(version))
+
+
+def request(
+    user: str, history: Sequence[str] = (), times: Sequence[int] = (), now: int = 0, exclude: Sequence[str] = ()
+) -> dict[str, tf.Tensor]:
+    return {
+        "user_id": tf.constant([user]),
+        "history": tf.constant([list(history)], tf.string, [1, len(history)]),
+        "history_timestamp": tf.constant([list(times) or [0] * len(history)], tf.int64, [1, len(history)]),
+        "timestamp": tf.constant([now], tf.int64),
+        "exclude": tf.constant([list(exclude)], tf.string, [1, len(exclude)]),
+        "k": tf.constant([5]),
+    }
+
+
+def assert_slate(rows: pd.DataFrame, answer: dict[str, np.ndarray]) -> None:
+    """Rows of one user equal the answer to one request."""
+    assert rows["video_id"].tolist() == [video.decode() for video in answer["video_id"][0]]
+    assert rows["reason"].tolist() == [reason.decode() for reason in answer["reason"][0]]
+    assert rows["rank"].tolist() == [1, 2, 3, 4, 5]
+    for name in ("score", "click", "finish", "like"):
+        np.testing.assert_allclose(rows[name], answer[name][0], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def all_users(models: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output for every user of the dataset."""
+    output = tmp_path_factory.mktemp("scored") / "all"
+    run_job(models, "all", output, data=data, shard_size=12, batch_size=5)
+    return output
+
+
+def test_every_user_of_the_dataset_has_the_slate_that_a_server_would_answer(
+    models: Path, dataset: Dataset, all_users: Path
+) -> None:
+    rows, log = read(all_users), dataset.interactions
+    assert rows.columns.tolist() == COLUMNS
+    assert rows["user_id"].drop_duplicates().tolist() == [*dataset.users.ids, "silent"]
+    assert set(rows["model_version"]) == {2}
+    for user in (0, 7, 29):
+        watched = (log.user == user) & log.positive
+        history = dataset.videos.ids[log.video[watched]].tolist()
+        answer = ask(models, "recommend", **request(f"u{user}", history, log.timestamp[watched].tolist()))
+        assert_slate(rows[rows["user_id"] == f"u{user}"], answer)
+    assert_slate(rows[rows["user_id"] == "silent"], ask(models, "recommend", **request("silent")))
+
+
+def test_shards_hold_a_fixed_range_of_users_and_the_manifest_describes_them(all_users: Path) -> None:
+    manifest = json.loads((all_users / "_manifest.json").read_text())
+    assert manifest["job"]["version"] == 2
+    assert (manifest["records"], manifest["rows"], manifest["rejected"]) == (31, 155, {})
+    assert [shard["records"] for shard in manifest["shards"]] == [12, 12, 7]
+    found = checksums(all_users)
+    assert {shard["file"]: shard["sha256"] for shard in manifest["shards"]}.items() <= found.items()
+    assert set(found) == {"_job.json", "_manifest.json", *(f"part-0000{shard}.parquet" for shard in range(3))}
+
+
+def test_a_file_gives_history_time_and_exclusions(models: Path, data: Path, dataset: Dataset, tmp_path: Path) -> None:
+    first, second, third = dataset.videos.ids[:3]
+    users = pd.DataFrame(
+        {
+            "user_id": ["new", "u3", "bare", "u4"],
+            "history": [json.dumps([first, second]), f"{first}|{second}", "[]", None],
+            "history_timestamp": ["[1700000000, 1700000100]", "1700000000|1700000100", None, None],
+            "timestamp": ["1700500000", "2023-11-20T17:06:40Z", None, "1700500000"],
+            "exclude": [None, third, None, json.dumps([third])],
+        }
+    )
+    users.to_csv(tmp_path / "users.csv", index=False)
+    rows = score(models, tmp_path / "users.csv", tmp_path / "out", data=data)
+    history = ([first, second], [1_700_000_000, 1_700_000_100], 1_700_500_000)
+    log = dataset.interactions
+    watched = (log.user == 4) & log.positive
+    logged = (dataset.videos.ids[log.video[watched]].tolist(), log.timestamp[watched].tolist(), 1_700_500_000)
+    expected = {
+        "new": request("new", *history),
+        "u3": request("u3", *history, [third]),
+        "bare": request("bare"),
+        "u4": request("u4", *logged, [third]),
+    }
+    for user, inputs in expected.items():
+        assert_slate(rows[rows["user_id"] == user], ask(models, "recommend", **inputs))
+
+
+def test_csv_and_parquet_files_are_read_alike(models: Path, dataset: Dataset, tmp_path: Path) -> None:
+    lists = [dataset.videos.ids[:3].tolist(), [], dataset.videos.ids[5:6].tolist()]
+    ids = [7, 8, 9]
+    pd.DataFrame(
+        {"user_id": ids, "history": lists, "timestamp": pd.to_datetime([1_700_500_000] * 3, unit="s")}
+    ).to_parquet(tmp_path / "users.parquet")
+    texts = [json.dumps(items) for items in lists]
+    pd.DataFrame({"user_id": ids, "history": texts, "timestamp": 1_700_500_000}).to_csv(
+        tmp_path / "users.csv.gz", index=False
+    )
+    left = score(models, tmp_path / "users.parquet", tmp_path / "left")
+    right = score(models, tmp_path / "users.csv.gz", tmp_path / "right")
+    pd.testing.assert_frame_equal(left, right)
+    assert left["user_id"].unique().tolist() == ["7", "8", "9"]
+
+
+def test_bad_rows_are_listed_and_nobody_is_scored_twice(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text(
+        'user_id,history,timestamp\na,,\nb,"[""x"",",\n,,\nc,,yesterday\na,,\nd,"[1.5]",\ne,x|y,5\nf\n'
+    )
+    rows = score(models, tmp_path / "users.csv", tmp_path / "out")
+    assert rows["user_id"].unique().tolist() == ["a", "e"]
+    rejected = pd.read_csv(tmp_path / "out" / "rejected.csv").sort_values("row")
+    no_list = "history is neither a JSON list of ids nor ids separated by |"
+    assert list(zip(rejected["row"], rejected["reason"], strict=True)) == [
+        (3, no_list),
+        (4, "user_id is missing"),
+        (5, "timestamp is no time"),
+        (6, "user_id came before"),
+        (7, no_list),
+        (9, "wrong number of columns"),
+    ]
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert sum(manifest["rejected"]["users.csv"].values()) == 6
+
+
+def test_repeated_users_are_found_across_blocks(models: Path, tmp_path: Path) -> None:
+    users = [f"user {number}" for number in range(9000)]
+    pd.DataFrame({"user_id": [*users, *users[::1000]]}).to_parquet(tmp_path / "users.parquet")
+    rows = score(models, tmp_path / "users.parquet", tmp_path / "out", mode="embed", batch_size=2048)
+    assert rows["user_id"].tolist() == users
+    assert pd.read_csv(tmp_path / "out" / "rejected.csv")["row"].tolist() == list(range(9001, 9010))
+
+
+def test_rank_scores_pairs(models: Path, dataset: Dataset, tmp_path: Path) -> None:
+    pairs = [("u1", dataset.videos.ids[0]), ("u1", dataset.videos.ids[9]), ("u2", dataset.videos.ids[0])]
+    pd.DataFrame([*pairs, pairs[0]], columns=["user_id", "video_id"]).to_csv(tmp_path / "pairs.csv", index=False)
+    rows = score(models, tmp_path / "pairs.csv", tmp_path / "out", mode="rank")
+    assert list(zip(rows["user_id"], rows["video_id"], strict=True)) == pairs
+    for row, (user, video) in zip(rows.to_dict("records"), pairs, strict=True):
+        answer = ask(models, "rank", **request(user), candidate=tf.constant([[video]]))
+        for name in ("score", "click", "finish", "like"):
+            np.testing.assert_allclose(row[name], answer[name][0, 0], rtol=1e-5)
+
+
+def test_similar_gives_the_neighbours_of_every_video(
+    models: Path, data: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    rows = score(models, "all", tmp_path / "out", data=data, mode="similar", k=3, shard_size=16)
+    assert rows["video_id"].tolist() == np.repeat(dataset.videos.ids, 3).tolist()
+    answer = ask(models, "similar_videos", video_id=tf.constant(dataset.videos.ids.tolist()))
+    assert rows["similar_video_id"].tolist() == [video.decode() for video in answer["video_id"][:, :3].ravel()]
+    np.testing.assert_allclose(rows["score"], answer["score"][:, :3].ravel(), rtol=1e-5)
+
+
+def test_embed_gives_the_query_embedding(models: Path, data: Path, tmp_path: Path) -> None:
+    rows = score(models, "all", tmp_path / "out", data=data, mode="embed")
+    silent = rows["embedding"][rows["user_id"] == "silent"].item()
+    np.testing.assert_allclose(silent, ask(models, "embed_user", **request("silent"))["embedding"][0], rtol=1e-5)
+
+
+def test_the_measured_batch_size_is_kept_by_a_resumed_run(models: Path, data: Path, tmp_path: Path) -> None:
+    run_job(models, "all", tmp_path / "out", data=data, batch_size=None, shard_size=10)
+    before = checksums(tmp_path / "out")
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    (tmp_path / "out" / "_manifest.json").unlink()
+    assert run_job(models, "all", tmp_path / "out", data=data, batch_size=None, shard_size=10, resume=True).scored == 10
+    assert checksums(tmp_path / "out") == before
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(models: Path, tmp_path: Path, dataset: Dataset) -> None:
+    users = [f"user {number}" for number in range(600)]
+    draw = np.random.default_rng(0)
+    histories = ["|".join(dataset.videos.ids[draw.integers(60, size=draw.integers(1, 9))]) for _ in users]
+    pd.DataFrame({"user_id": [*users, "user 7"], "history": [*histories, ""]}).to_csv(
+        tmp_path / "users.csv", index=False
+    )
+    options = {"batch_size": 8, "shard_size": 24}
+    run_job(models, tmp_path / "users.csv", tmp_path / "undisturbed", **options)
+    output = tmp_path / "killed"
+    for num_shards in (1, 9):
+        kill_when(models, tmp_path / "users.csv", output, num_shards)
+    (output / ".part-00050.parquet.12345").write_bytes(b"half")  # what a kill in the middle of a write leaves
+    summary = run_job(models, tmp_path / "users.csv", output, resume=True, **options)
+    assert 0 < summary.scored < 600
+    assert checksums(output) == checksums(tmp_path / "undisturbed")
+
+
+def kill_when(models: Path, users: Path, output: Path, num_shards: int) -> None:
+    """Starts or resumes the command and kills it once so many shards are there."""
+    options = ["--k", "5", "--batch-size", "8", "--shard-size", "24", "--resume"]
+    paths = ["--models", str(models), "--users", str(users), "--output", str(output)]
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *paths, *options])
+    while len(list(output.glob("part-*"))) < num_shards and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def test_a_full_disk_gives_one_line_and_leaves_complete_files(models: Path, data: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run_job(models, "all", tmp_path / "whole", data=data, shard_size=10)
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "whole").glob("part-*"))]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes) - 1, limits[1]))
+    try:
+        with pytest.raises(TfrecError, match="cannot be written: File too large"):
+            run_job(models, "all", tmp_path / "out", data=data, shard_size=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    left = checksums(tmp_path / "out")
+    assert not [name for name in left if name.startswith(".")]
+    assert left.items() <= checksums(tmp_path / "whole").items()
+    run_job(models, "all", tmp_path / "out", data=data, shard_size=10, resume=True)
+    assert checksums(tmp_path / "out") == checksums(tmp_path / "whole")
+
+
+def test_a_job_cannot_be_mixed_with_another(models: Path, data: Path, all_users: Path) -> None:
+    before = checksums(all_users)
+    with pytest.raises(TfrecError, match=r"holds a scoring job.*--resume"):
+        run_job(models, "all", all_users, data=data, shard_size=12, batch_size=5)
+    with pytest.raises(TfrecError, match="begun with another k, batch_size"):
+        run_job(models, "all", all_users, data=data, shard_size=12, batch_size=6, k=4, resume=True)
+    assert checksums(all_users) == before
+
+
+def test_two_processes_do_not_write_to_one_folder(models: Path, data: Path, tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(TfrecError, match="Another process is writing"):
+            run_job(models, "all", tmp_path, data=data)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "ranker"}, "holds no published model. There are: recommender"),
+        ({"version": 9}, "has no version 9. It has: 1, 2"),
+        ({"users": "missing.csv"}, "missing.csv does not exist"),
+        ({"users": "all"}, "needs the dataset.*--data"),
+        ({"users": "all", "data": Path("nowhere"), "mode": "rank"}, "scores pairs"),
+        ({"users": "all", "data": Path("nowhere")}, "dataset folder nowhere does not exist"),
+        ({"users": str(SCRIPT)}, r"is no table. Expected a file whose name ends with \.csv"),
+        ({"mode": "similar"}, "users.csv has no column `video_id`. It has: user_id"),
+        ({"k": 11}, "k=11, slots=10"),
+        ({"batch_size": 0}, "`--batch-size` must be at least 1"),
+        ({"output": SCRIPT}, "cannot be written"),
+    ],
+)
+def test_errors_are_one_clear_line(models: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    (tmp_path / "users.csv").write_text("user_id\nu1\n")
+    with pytest.raises(TfrecError, match=message) as raised:
+        run_job(models, **{"users": tmp_path / "users.csv", "output": tmp_path / "out", **options})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_file_of_users_is_named(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(TfrecError, match=r"users\.parquet cannot be read"):
+        run_job(models, tmp_path / "users.parquet", tmp_path / "out")
+
+
+def test_a_file_without_users_leaves_an_empty_job(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id\n")
+    assert run_job(models, tmp_path / "users.csv", tmp_path / "out").manifest["shards"] == []
+
+
+def test_the_command_prints_a_summary_and_one_line_of_error(models: Path, data: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--models",
+        str(models),
+        "--users",
+        "all",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr == "error: `--users all` needs the dataset: give its folder with --data DIR.\n"
+    done = subprocess.run([*command, "--data", str(data), "--k", "2"], capture_output=True, text=True, check=True)
+    assert "31 users, 62 rows in 1 shards by version 2 of recommender, in batches of 256" in done.stdout
+    assert "scored 31 users in" in done.stdout
+    assert pq.read_schema(tmp_path / "out" / "part-00000.parquet").names == COLUMNS
+
+
+def test_help_needs_no_tensorflow() -> None:
+    code = (
+        "import atexit, runpy, sys; atexit.register(lambda: print('tensorflow' in sys.modules)); "
+        "sys.argv.append('--help'); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code, str(SCRIPT)], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.startswith("usage:")
+    assert printed.endswith("False\n")
+
+
+def test_records_are_regrouped_whatever_size_they_come_in() -> None:
+    numbers = np.arange(23)
+    parts = [Records({"n": numbers[a:b]}) for a, b in ((0, 1), (1, 1), (1, 9), (9, 22), (22, 23))]
+    assert [part.columns["n"].tolist() for part in regrouped(parts, 5)] == [
+        numbers[start : start + 5].tolist() for start in range(0, 23, 5)
+    ]
+
+
+def test_what_fails_ahead_is_raised_to_the_reader() -> None:
+    def items() -> Any:
+        yield 1
+        raise TfrecError("broken")
+
+    ahead = prefetched(items())
+    assert next(ahead) == 1
+    with pytest.raises(TfrecError, match="broken"):
+        next(ahead)

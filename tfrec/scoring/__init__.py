@@ -1,0 +1,1 @@
+"""Batch scoring: every user through a published model, into Parquet shards."""

@@ -1,0 +1,199 @@
+"""A scoring job from its options to its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+
+from tfrec.config import DataConfig
+from tfrec.console import ProgressCallback
+from tfrec.data.dataset import load_dataset
+from tfrec.data.rejects import RejectLog
+from tfrec.data.schema import Dataset
+from tfrec.data.tables import open_table
+from tfrec.errors import TfrecError
+from tfrec.scoring.engine import Engine
+from tfrec.scoring.histories import Histories
+from tfrec.scoring.model import PublishedModel, digest, find_version
+from tfrec.scoring.modes import MODES, Mode
+from tfrec.scoring.records import IdSource, Records, Source, TableSource
+from tfrec.scoring.shards import OutputFolder, open_output
+
+ModeName: TypeAlias = Literal["recommend", "rank", "similar", "embed"]
+
+ALL = "all"
+"""In place of a file: every user, or video, of the dataset."""
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What to score.
+
+    Args:
+        models: folder of published models.
+        users: a file, or `all`.
+        output: folder of the shards.
+        model: name of the model.
+        version: of it; None for the newest.
+        data: dataset folder, for histories and for `all`.
+        max_rejected: share of bad rows of the dataset above which the job fails.
+        k: rows per user, or per video.
+        mode: what is asked.
+        batch_size: records asked about at once; None for the fastest.
+        shard_size: records per shard.
+        resume: go on with a job that was stopped.
+
+    Raises:
+        TfrecError: If the options contradict each other.
+    """
+
+    models: Path
+    users: str
+    output: Path
+    model: str = "recommender"
+    version: int | None = None
+    data: Path | None = None
+    max_rejected: float = 0.01
+    k: int = 100
+    mode: ModeName = "recommend"
+    batch_size: int | None = 256
+    shard_size: int = 8192
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("k", "batch_size", "shard_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TfrecError(f"`--{name.replace('_', '-')}` must be at least 1. Received: {value}.")
+        if self.users == ALL and self.data is None:
+            raise TfrecError("`--users all` needs the dataset: give its folder with --data DIR.")
+        if self.users == ALL and self.mode == "rank":
+            raise TfrecError("`--mode rank` scores pairs: give a file of user_id and video_id with --users FILE.")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run of a job did.
+
+    Args:
+        manifest: of the output folder.
+        scored: records scored in this run; the others were there.
+        seconds: spent on them, without loading.
+    """
+
+    manifest: dict[str, Any]
+    scored: int
+    seconds: float
+
+
+def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
+    """Scores, and writes the output folder.
+
+    Args:
+        job: what to score.
+        progress: told how many records are done, of how many.
+
+    Raises:
+        TfrecError: If the model, the input or the output cannot be used.
+    """
+    if job.users != ALL and not Path(job.users).is_file():
+        raise TfrecError(f"The file of users {job.users} does not exist.")
+    find_version(job.models, job.model, job.version)
+    with open_output(job.output, job.resume) as folder:
+        if job.version is None and folder.job is not None:
+            job = replace(job, version=folder.job["version"])  # not a newer one that was published meanwhile
+        version = find_version(job.models, job.model, job.version)
+        dataset = _load(job)
+        mode = MODES[job.mode]
+        source = _source(job, mode, dataset)
+        engine = Engine(PublishedModel(version, mode.signature), mode, Histories(dataset), job.k)
+        sample = next((some for some in source.records(RejectLog()) if len(some)), None)
+        _check_slots(engine, sample)
+        batch_size = job.batch_size or _noted_batch_size(folder) or _fastest(engine, sample)
+        asked = {
+            **{name: getattr(job, name) for name in ("model", "mode", "k", "shard_size")},
+            "version": engine.model.version,
+            "batch_size": batch_size,
+            "model_sha256": digest(version),
+            "users_sha256": source.digest,
+            "data_sha256": _digest_of_tables(job.data) if job.data else None,
+        }
+        folder.begin(asked)
+        rejects = RejectLog() if dataset is None else dataset.rejects
+        start = time.monotonic()
+        scored = _score(engine, source, folder, job.shard_size, batch_size, rejects, progress)
+        return Summary(folder.finish(asked, rejects), scored, time.monotonic() - start)
+
+
+def _load(job: ScoreJob) -> Dataset | None:
+    return None if job.data is None else load_dataset(DataConfig(folder=job.data, max_rejected=job.max_rejected))
+
+
+def _source(job: ScoreJob, mode: Mode, dataset: Dataset | None) -> Source:
+    if job.users != ALL:
+        return TableSource(open_table(Path(job.users), {}, ()), mode.keys)
+    assert dataset is not None
+    return IdSource(mode.keys[0], dataset.videos.ids if mode.keys == ("video_id",) else dataset.users.ids)
+
+
+def _check_slots(engine: Engine, sample: Records | None) -> None:
+    """Refuses a `k` that the model was not exported for."""
+    if sample is None:
+        return
+    outputs = engine.model.answer(engine.inputs(sample[:1]))
+    slots = outputs["video_id"].shape[1] if "video_id" in outputs else engine.k
+    if slots < engine.k:
+        raise TfrecError(
+            f"`--k` must not exceed the slots that the model was exported with. Received: k={engine.k}, slots={slots}. "
+            "Lower it, or export with a larger --export.max_k."
+        )
+
+
+def _noted_batch_size(folder: OutputFolder) -> int | None:
+    return None if folder.job is None else int(folder.job["batch_size"])
+
+
+def _fastest(engine: Engine, sample: Records | None) -> int:
+    return 1 if sample is None else engine.fastest_batch_size(sample)
+
+
+def _digest_of_tables(data: Path) -> str:
+    """SHA-256 of the tables of a dataset folder."""
+    total = hashlib.sha256()
+    for path in sorted(path for name in ("users", "videos", "interactions") for path in data.glob(f"{name}.*")):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _score(
+    engine: Engine,
+    source: Source,
+    folder: OutputFolder,
+    shard_size: int,
+    batch_size: int,
+    rejects: RejectLog,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Writes the shards that are missing and returns how many records they have."""
+    done = folder.shards()
+    before = sum(done.values())
+    total, scored = source.total, 0
+    progress(before, total)
+    tables: list[pa.Table] = []
+    num_records = 0
+    for batch, outputs in engine.answers(source.records(rejects), shard_size, batch_size, done):
+        tables.append(engine.mode.table(batch.records, outputs, engine.k, engine.model.version))
+        num_records += len(batch.records)
+        scored += len(batch.records)
+        if batch.ends_shard:
+            folder.write_shard(batch.shard, pa.concat_tables(tables), num_records)
+            tables, num_records = [], 0
+        progress(before + scored, total)
+    return scored

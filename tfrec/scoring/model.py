@@ -1,0 +1,89 @@
+"""A published model, loaded to be asked in this process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Set
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfrec.errors import TfrecError
+from tfrec.export.ops import graph_ops
+from tfrec.export.publish import MANIFEST, versions
+
+
+def find_version(models: Path, name: str, version: int | None) -> Path:
+    """The folder of a published version.
+
+    Args:
+        models: folder of all models.
+        name: of the model.
+        version: its number; None for the newest.
+
+    Raises:
+        TfrecError: If there is no such model or version.
+    """
+    folder = models / name
+    found = versions(folder) if folder.is_dir() else []
+    if not found:
+        others = sorted(path.name for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
+        there = f"There are: {', '.join(others)}." if others else "Train first: python -m tfrec.train."
+        raise TfrecError(f"{folder} holds no published model. {there}")
+    if version is not None and version not in found:
+        raise TfrecError(f"{folder} has no version {version}. It has: {', '.join(map(str, found))}.")
+    return folder / str(found[-1] if version is None else version)
+
+
+class PublishedModel:
+    """A version of a model; its signatures answer as a server's would.
+
+    Args:
+        folder: of the version.
+        signature: the one to ask.
+
+    Raises:
+        TfrecError: If it cannot be loaded here, or has no such signature.
+    """
+
+    def __init__(self, folder: Path, signature: str) -> None:
+        self.version = int(folder.name)
+        try:
+            _load_op_libraries(graph_ops(folder))
+            self._loaded = tf.saved_model.load(str(folder))  # kept: the signature alone does not hold its variables
+        except (OSError, tf.errors.OpError, ValueError) as error:
+            raise TfrecError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
+        signatures = self._loaded.signatures
+        if signature not in signatures:
+            raise TfrecError(f"{folder} has no signature `{signature}`. It has: {', '.join(sorted(signatures))}.")
+        self._function = signatures[signature]
+
+    def answer(self, inputs: dict[str, tf.Tensor]) -> dict[str, NDArray[Any]]:
+        """The outputs by name; strings are bytes.
+
+        Args:
+            inputs: of the signature, by name.
+        """
+        return {name: output.numpy() for name, output in self._function(**inputs).items()}
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of a version's manifest, which has the checksums of all files; of its graph, where it has none."""
+    path = folder / MANIFEST
+    with (path if path.exists() else folder / "saved_model.pb").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_op_libraries(ops: Set[str]) -> None:
+    """Imports the libraries of the ops that TensorFlow alone does not have."""
+    further = ops - set(dir(tf.raw_ops))
+    scann = {op for op in further if op.startswith("Scann>")}
+    for library, needed in (("scann", scann), ("tensorflow_text", further - scann)):
+        if needed:
+            try:
+                import_module(library)
+            except (ImportError, tf.errors.NotFoundError) as error:
+                raise TfrecError(f"The model needs ops of `{library}`, which cannot be imported: {error}") from error
