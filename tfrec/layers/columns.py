@@ -42,6 +42,17 @@ class ColumnEmbedding(tf.keras.layers.Layer):
             parts.append(tf.gather(self.numbers, safe) * tf.cast(known, tf.float32)[:, None])
         return tf.concat(parts, axis=1)
 
+    def missing(self) -> tf.Tensor:
+        """float32 `[1, width]` of a row with every value missing; an exported graph of it holds no catalogue."""
+        none = tf.zeros([1, 1], tf.int32)
+        parts = [
+            masked_mean(table(none), none > 0) if name in self.list_names else table(none[0])
+            for name, table in self.tables.items()
+        ]
+        if self.numbers is not None:
+            parts.append(tf.zeros([1, self.numbers.shape[1]]))
+        return tf.concat(parts, axis=1)
+
     def _embed(self, name: str, codes: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
         if name in self.list_names:
             codes = tf.where(known[:, None], codes, 0)

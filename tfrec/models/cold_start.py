@@ -85,14 +85,14 @@ class ColdStartModel(Model):
         self.annealing_steps = float(config.annealing_epochs * steps_per_epoch)
 
     def embed(
-        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Embeds videos that may be in no catalogue.
 
         Args:
             values: content features by modality, `[B, dim]` or `[B, T, dim]`.
             lengths: int32 `[B]` by modality, 0 = missing.
-            rows: int32 `[B]`, rows of the catalogue whose side columns count, -1 for none.
+            rows: int32 `[B]`, rows of the catalogue whose side columns count, -1 for none; None if none of them has any.
 
         Returns:
             Embeddings as `RetrievalModel.embed_catalogue` gives them, and the log-variance of their latents, float32
@@ -150,7 +150,7 @@ class ColdStartModel(Model):
         return values, {name: length if name == GENERATION else length * rendered for name, length in lengths.items()}
 
     def _inputs(
-        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Standardised pooled content `[B, sum of widths]`, and the candidate tower's embedding without id `[B, D]`."""
         tower = self._retrieval().candidate_tower

@@ -73,6 +73,10 @@ class Appeal(tf.keras.layers.Layer):
             return trend
         return trend + self._fresh(videos, tf.constant([now], tf.int64))[0]
 
+    def of_new(self) -> float:
+        """Appeal of a video that was made this moment and that nobody has watched."""
+        return 0.0 if self.created_at is None else float(self.freshness(tf.zeros([1, 1]))[0, 0, 0])
+
     def _at_periods(self, videos: tf.Tensor) -> tf.Tensor:
         """float32 `[num_periods, C]`: by the counts before each period."""
         ends = self.period_ends

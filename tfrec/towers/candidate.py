@@ -68,19 +68,23 @@ class CandidateTower(tf.keras.layers.Layer):
         return self.embed_features(*self.content.features(videos), videos, training=training)
 
     def embed_features(
-        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor, training: bool = False
+        self,
+        values: Mapping[str, tf.Tensor],
+        lengths: Mapping[str, tf.Tensor],
+        rows: tf.Tensor | None,
+        training: bool = False,
     ) -> tf.Tensor:
         """The same from features, for videos that are in no catalogue yet.
 
         Args:
             values: content features by modality, as `ContentTower.embed` takes them.
             lengths: int32 `[B]` by modality, 0 = missing.
-            rows: int32 `[B]` whose side columns count, -1 for none.
+            rows: int32 `[B]` whose side columns count, -1 for none; None if none of them has any.
             training: whether dropout is on.
         """
-        total = tf.zeros([tf.size(rows), self.ids.output_dim + 1])
+        total = tf.zeros([1 if rows is None else tf.size(rows), self.ids.output_dim + 1])
         if self.content is not None:
             total += self.from_content(self.content.embed(values, lengths, training=training))
         if self.columns is not None:
-            total += self.from_columns(self.columns(rows))
+            total += self.from_columns(self.columns.missing() if rows is None else self.columns(rows))
         return total

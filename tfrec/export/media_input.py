@@ -1,0 +1,109 @@
+"""JPEG and WAV bytes to frames and waveforms, in the graph: the counterpart of `tfrec/media` in TensorFlow's own ops.
+
+Frames of the encoder's size come out as the offline pipeline has them; larger ones are cropped and averaged down alike, to
+within rounding. The rotation that a camera notes in a JPEG is not applied. WAV means 16-bit PCM.
+Bytes that are no picture or no sound fail the request.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 384_000
+"""Sample rates taken: what else a header says is no sound, and would have to be paid for in memory."""
+
+
+def pick_frames(frames: tf.Tensor, num_frames: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """At most `num_frames` of the frames of each video, evenly spread, as of a folder of pictures.
+
+    Args:
+        frames: string `[B, F]`, "" anywhere is padding.
+        num_frames: most frames taken of a video.
+
+    Returns:
+        string `[N]`, those of all videos in order, and int32 `[B]`, how many of each.
+    """
+    present = frames != ""
+    counts = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
+    lengths = tf.minimum(counts, num_frames)
+    place = tf.range(num_frames)[tf.newaxis]
+    index = (2 * place + 1) * counts[:, tf.newaxis] // (2 * tf.maximum(lengths, 1))[:, tf.newaxis]
+    index += tf.cumsum(counts, exclusive=True)[:, tf.newaxis]
+    picked = tf.boolean_mask(index, tf.sequence_mask(lengths, num_frames))
+    return tf.gather(tf.boolean_mask(frames, present), picked), lengths
+
+
+def decode_frames(jpegs: tf.Tensor, image_size: int) -> tf.Tensor:
+    """uint8 `[N, image_size, image_size, 3]` of string `[N]`."""
+
+    def decode(jpeg: tf.Tensor) -> tf.Tensor:
+        # The decoder of OpenCV takes the accurate transform too.
+        return to_square(tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE"), image_size)
+
+    return tf.map_fn(decode, jpegs, fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.uint8))
+
+
+def to_square(picture: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The central square of a picture, resized: `tfrec.media.frames.to_square` for square pixels.
+
+    Args:
+        picture: uint8 `[height, width, 3]`.
+        image_size: height and width of the result.
+    """
+    height, width, _ = tf.unstack(tf.shape(picture))
+    side = tf.minimum(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    crop = picture[top : top + side, left : left + side]
+    method = tf.image.ResizeMethod
+    resized = tf.cond(
+        side > image_size,
+        lambda: tf.image.resize(crop, [image_size, image_size], method.AREA),
+        lambda: tf.image.resize(crop, [image_size, image_size], method.BILINEAR),
+    )
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def decode_sound(wav: tf.Tensor, sample_rate_hz: int, max_seconds: float) -> tf.Tensor:
+    """The mean of the channels of a WAV file.
+
+    Args:
+        wav: string scalar; "" is no sound.
+        sample_rate_hz: rate of the result.
+        max_seconds: what comes later is left out.
+
+    Returns:
+        float32 `[samples]`.
+    """
+    return tf.cond(wav == "", lambda: tf.zeros([0]), lambda: _decode_wav(wav, sample_rate_hz, max_seconds))
+
+
+def _decode_wav(wav: tf.Tensor, sample_rate_hz: int, max_seconds: float) -> tf.Tensor:
+    channels, rate_hz = tf.audio.decode_wav(wav)
+    known = (rate_hz >= LOWEST_RATE_HZ) & (rate_hz <= HIGHEST_RATE_HZ)
+    limits = f"`audio`: the sample rate must be between {LOWEST_RATE_HZ} and {HIGHEST_RATE_HZ} Hz. Received:"
+    with tf.control_dependencies([tf.debugging.Assert(known, [limits, rate_hz])]):
+        rate_hz = tf.identity(rate_hz)
+    limit = tf.cast(tf.cast(rate_hz, tf.float32) * max_seconds, tf.int32)
+    waveform = tf.reduce_mean(channels[:limit], axis=1)
+    return tf.cond(rate_hz == sample_rate_hz, lambda: waveform, lambda: resample(waveform, rate_hz, sample_rate_hz))
+
+
+def resample(waveform: tf.Tensor, rate_hz: tf.Tensor, wanted_hz: int) -> tf.Tensor:
+    """Changes the rate of a waveform; what the lower one of the two rates cannot carry is cut off.
+
+    Args:
+        waveform: float32 `[samples]`.
+        rate_hz: int32 scalar, its rate.
+        wanted_hz: rate of the result.
+
+    Returns:
+        float32 `[samples * wanted_hz // rate_hz]`.
+    """
+    size = tf.size(waveform, tf.int64)
+    rate = tf.cast(rate_hz, tf.int64)
+    seconds = -(
+        -size // rate
+    )  # of whole seconds, the numbers of samples before and after are in the ratio of the rates
+    spectrum = tf.signal.rfft(tf.pad(waveform, [[0, seconds * rate - size]]))
+    resampled = tf.signal.irfft(spectrum, [tf.cast(seconds, tf.int32) * wanted_hz])
+    return resampled[: size * wanted_hz // rate] * (wanted_hz / tf.cast(rate, tf.float32))

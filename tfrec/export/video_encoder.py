@@ -1,0 +1,279 @@
+"""The `video_encoder` SavedModel: raw media to an embedding in the index's space, for a video that is in no catalogue yet.
+
+`embed_video` does in the graph what the offline pipeline does for a cold video: encoders, VAE head, and what the index adds
+to the appeal of a video that nobody has watched, made just now. Any modality may be missing.
+
+Assumptions. `title` is the whole text: to repeat the offline pipeline, which joins title, tags, prompt and text columns with
+". ", a client joins them alike. Side columns are missing, and so are embeddings that the dataset brought itself. In
+`embed_video` the prompt counts as text only; in `embed_prompt`, asked before the video is rendered, as generation metadata only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfrec.config import FeaturesConfig
+from tfrec.data.schema import Catalog
+from tfrec.encoders.bert import TextEncoder
+from tfrec.encoders.cnn import ImageEncoder
+from tfrec.export.generation_input import GenerationInput
+from tfrec.export.log_requests import Inputs, SignatureCall, tensors
+from tfrec.export.media_input import decode_frames, decode_sound, pick_frames
+from tfrec.export.ops import foreign, function_ops
+from tfrec.features.audio import AudioEncoder
+from tfrec.features.content import ContentFeatures
+from tfrec.features.generation import GenerationEncoder
+from tfrec.features.modules import image_encoder, text_encoder
+from tfrec.models.cold_start import GENERATION, ColdStartModel
+
+Features = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
+"""Values and lengths by modality, as `ColdStartModel.embed` takes them."""
+
+ENCODED = ("text", "video", "audio", GENERATION)
+"""Modalities that are made from what a request carries."""
+
+_METADATA_SPECS = (
+    tf.TensorSpec([None], tf.string, "generate_method"),
+    tf.TensorSpec([None, None], tf.float32, "gen_params"),
+)
+VIDEO_SPECS = (
+    tf.TensorSpec([None], tf.string, "title"),
+    tf.TensorSpec([None, None], tf.string, "frames"),
+    tf.TensorSpec([None], tf.string, "audio"),
+    *_METADATA_SPECS,
+)
+PROMPT_SPECS = (tf.TensorSpec([None], tf.string, "prompt"), *_METADATA_SPECS)
+
+_BATCH_SIZES = (1, 8)
+"""Of the warm-up requests."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What turns a request into content features; None where the catalogue lacks the modality.
+
+    Args:
+        config: of the encoders.
+        text: of titles.
+        image: of frames.
+        audio: of sound.
+        generation: of generation metadata, prompts among it.
+    """
+
+    config: FeaturesConfig
+    text: TextEncoder | None
+    image: ImageEncoder | None
+    audio: AudioEncoder | None
+    generation: GenerationInput | None
+
+    @classmethod
+    def of(cls, videos: Catalog, content: ContentFeatures, config: FeaturesConfig, cache: Path) -> Encoders | None:
+        """The encoders that made the content features of a catalogue.
+
+        Args:
+            videos: the catalogue.
+            content: its features.
+            config: that they were made with.
+            cache: that holds the modules which the project built.
+
+        Returns:
+            None where nothing that a request carries is among the features.
+        """
+        names = set(content.modalities).intersection(ENCODED) - set(videos.content)
+        if not names:
+            return None
+        has_prompts = GENERATION in names and bool(np.any(videos.prompts != ""))
+        text = text_encoder(config.text, cache, list) if "text" in names or has_prompts else None
+        generation = None
+        if GENERATION in names:
+            prompt = text if has_prompts else None
+            generation = GenerationInput(GenerationEncoder.fit(videos, prompt.dim if prompt else 0), prompt)
+        return cls(
+            config,
+            text=text if "text" in names else None,
+            image=image_encoder(config.image, cache, _no_frames) if "video" in names else None,
+            audio=AudioEncoder(config.audio) if "audio" in names else None,
+            generation=generation,
+        )
+
+    def tracked(self) -> list[Any]:
+        """The objects behind them that a SavedModel has to keep: tables and vocabularies among them."""
+        modules = [self.generation]
+        if self.text is not None:
+            modules += [self.text.preprocessor, self.text.encoder]
+        return modules if self.image is None else [*modules, self.image.module]
+
+
+class VideoEncoder:
+    """The exported functions.
+
+    Args:
+        cold_start: trained.
+        content: the features that it was trained on.
+        encoders: which made them.
+        appeal: what the index adds to the last dimension of a new video.
+    """
+
+    def __init__(self, cold_start: ColdStartModel, content: ContentFeatures, encoders: Encoders, appeal: float) -> None:
+        self._cold_start = cold_start
+        self._encoders = encoders
+        self._appeal = appeal
+        self._shapes = {name: modality.values.shape[1:] for name, modality in content.modalities.items()}
+        self.functions: Mapping[str, tf.types.experimental.ConcreteFunction] = self._trace()
+        self.foreign_ops = set().union(*(foreign(function_ops(function)) for function in self.functions.values()))
+        """Ops of the encoders that a stock server lacks: where there are any, nothing can be published."""
+
+    def call(self, signature: str, inputs: Inputs) -> dict[str, NDArray[Any]]:
+        """Answers a request in this process.
+
+        Args:
+            signature: name of the signature.
+            inputs: its inputs by name.
+
+        Returns:
+            Its outputs by name.
+        """
+        function, values = self.functions[signature], tensors(inputs)
+        arguments = [values[spec.name] for spec in function.structured_input_signature[0]]
+        return {name: output.numpy() for name, output in function(*arguments).items()}
+
+    def save(self, folder: Path) -> None:
+        """Writes the SavedModel.
+
+        Args:
+            folder: made if missing.
+        """
+        root = tf.Module(name="video_encoder")
+        root.weights = list({id(v): v for function in self.functions.values() for v in function.variables}.values())
+        root.modules = self._encoders.tracked()
+        tf.saved_model.save(root, str(folder), self.functions)
+
+    def warmup_calls(self, videos: Catalog, count: int) -> list[SignatureCall]:
+        """Requests with the catalogue's texts and metadata, grey frames and a second of silence.
+
+        Args:
+            videos: the catalogue.
+            count: requests wanted; signatures and batch sizes take turns.
+        """
+        kinds = [(name, size) for size in _BATCH_SIZES for name in ("serving_default", "embed_prompt")]
+        kinds = [kind for kind in kinds if kind[0] in self.functions]
+        return [
+            SignatureCall(name, self._example(videos, name, (number + np.arange(size)) % len(videos)))
+            for number, (name, size) in ((number, kinds[number % len(kinds)]) for number in range(count))
+        ]
+
+    def _trace(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """One function per signature; `embed_prompt` where the catalogue has generation metadata."""
+        embed_video = tf.function(self._embed_video, VIDEO_SPECS).get_concrete_function()
+        functions = {"serving_default": embed_video, "embed_video": embed_video}
+        if self._encoders.generation is not None:
+            functions["embed_prompt"] = tf.function(self._embed_prompt, PROMPT_SPECS).get_concrete_function()
+        return functions
+
+    def _embed_video(
+        self,
+        title: tf.Tensor,
+        frames: tf.Tensor,
+        audio: tf.Tensor,
+        generate_method: tf.Tensor,
+        gen_params: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        encoders = self._encoders
+        features = {}
+        if encoders.text is not None:
+            features["text"] = _encode_text(encoders.text, title)
+        if encoders.image is not None:
+            features["video"] = _encode_frames(encoders.image, encoders.config, frames)
+        if encoders.audio is not None:
+            features["audio"] = _encode_sound(encoders.audio, encoders.config, audio)
+        if encoders.generation is not None:
+            features[GENERATION] = encoders.generation(generate_method, gen_params)
+        return self._embed(features, tf.size(title))
+
+    def _embed_prompt(
+        self, prompt: tf.Tensor, generate_method: tf.Tensor, gen_params: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        assert self._encoders.generation is not None
+        features = {GENERATION: self._encoders.generation(generate_method, gen_params, prompt)}
+        return self._embed(features, tf.size(prompt))
+
+    def _embed(self, features: Features, count: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The outputs; modalities that are not among the features are missing."""
+        missing = {
+            name: (tf.zeros([count, *shape]), tf.zeros([count], tf.int32)) for name, shape in self._shapes.items()
+        }
+        present = missing | dict(features)
+        values = {name: value for name, (value, _) in present.items()}
+        lengths = {name: length for name, (_, length) in present.items()}
+        embedding, log_variance = self._cold_start.embed(values, lengths, rows=None)
+        appeal = self._appeal * tf.one_hot(embedding.shape[1] - 1, embedding.shape[1])
+        return {"embedding": embedding + appeal, "log_variance": log_variance}
+
+    def _example(self, videos: Catalog, signature: str, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Inputs made of some rows of the catalogue."""
+        method = videos.generate_method
+        words = ("", *(method.vocabulary if method else ()))
+        codes = method.codes[rows] if method else np.zeros(len(rows), int)
+        metadata = {
+            "generate_method": np.array([words[code] for code in codes], object),
+            "gen_params": videos.gen_params[rows],
+        }
+        if signature == "embed_prompt":
+            return {"prompt": videos.prompts[rows], **metadata}
+        image, audio = self._encoders.config.image, self._encoders.config.audio
+        jpeg = tf.io.encode_jpeg(tf.fill([image.image_size, image.image_size, 3], tf.constant(128, tf.uint8))).numpy()
+        wav = tf.audio.encode_wav(tf.zeros([audio.sample_rate_hz, 1]), audio.sample_rate_hz).numpy()
+        return {
+            "title": videos.texts[rows],
+            "frames": np.array([[jpeg] * image.num_frames] * len(rows), object),
+            "audio": np.array([wav] * len(rows), object),  # `np.full` would cut zeros off its end
+            **metadata,
+        }
+
+
+def _encode_text(encoder: TextEncoder, title: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    text = tf.strings.regex_replace(tf.strings.strip(title), r"\.+$", "")  # as the catalogue joins its parts
+    present = text != ""
+    return tf.where(present[:, tf.newaxis], encoder(text), 0.0), tf.cast(present, tf.int32)
+
+
+def _encode_frames(encoder: ImageEncoder, config: FeaturesConfig, frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """float32 `[B, num_frames, dim]`, 0 past the end, and int32 `[B]` lengths."""
+    num_frames, batch_size = config.image.num_frames, config.image.batch_size
+    jpegs, lengths = pick_frames(frames, num_frames)
+
+    def encode(start: tf.Tensor) -> tf.Tensor:
+        return encoder(decode_frames(jpegs[start : start + batch_size], config.image.image_size))
+
+    # In pieces, so that memory does not grow with the request, and without frames the encoder does not run.
+    signature = tf.RaggedTensorSpec([None, encoder.dim], tf.float32, ragged_rank=0)
+    starts = tf.range(0, tf.size(jpegs), batch_size)
+    vectors = tf.map_fn(encode, starts, fn_output_signature=signature, parallel_iterations=1).merge_dims(0, 1)
+    vectors = tf.reshape(vectors, [-1, encoder.dim])  # no pieces at all come out as [0]
+    places = tf.cast(tf.where(tf.sequence_mask(lengths, num_frames)), tf.int32)
+    return tf.scatter_nd(places, vectors, [tf.shape(frames)[0], num_frames, encoder.dim]), lengths
+
+
+def _encode_sound(encoder: AudioEncoder, config: FeaturesConfig, audio: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """float32 `[B, num_steps, num_coefficients]`, 0 past the end, and int32 `[B]` lengths."""
+    rate_hz, max_seconds = config.audio.sample_rate_hz, config.audio.max_seconds
+
+    def encode(wav: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        waveform = decode_sound(wav, rate_hz, max_seconds)
+        steps, lengths = encoder(waveform[tf.newaxis], tf.size(waveform)[tf.newaxis])
+        return steps[0], lengths[0]
+
+    steps = tf.TensorSpec([config.audio.num_steps, config.audio.num_coefficients], tf.float32)
+    return tf.map_fn(encode, audio, fn_output_signature=(steps, tf.TensorSpec([], tf.int32)))
+
+
+def _no_frames() -> NDArray[np.uint8]:
+    """The module was built when the features were made."""
+    return np.zeros((0, 0, 0, 3), np.uint8)
