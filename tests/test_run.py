@@ -66,6 +66,7 @@ def test_finished_stages_are_not_run_again(tmp_path, calls):
     first = run.stage("data", work(calls, "data"))
     assert first["answer"] == 1
     assert run.stage("data", work(calls, "data")) == first
+    run.close()
 
     resumed = RunFolder(tmp_path, "print", resume=True)
     assert resumed.resumed
@@ -81,8 +82,10 @@ def test_failed_stage_is_run_again(tmp_path, calls):
     def fail():
         raise RuntimeError("no memory")
 
+    run = RunFolder(tmp_path, "print", resume=False)
     with pytest.raises(RuntimeError):
-        RunFolder(tmp_path, "print", resume=False).stage("data", fail)
+        run.stage("data", fail)
+    run.close()
     resumed = RunFolder(tmp_path, "print", resume=True)
     assert not resumed.finished("data")
     resumed.stage("data", work(calls, "data"))
@@ -94,6 +97,7 @@ def test_without_resume_the_stages_start_over(tmp_path):
     again = RunFolder(tmp_path, "print", resume=False)
     assert not again.resumed
     assert not again.finished("data")
+    again.close()
     assert not RunFolder(tmp_path, "print", resume=True).finished("data")
 
 
@@ -104,6 +108,14 @@ def test_resume_refuses_another_configuration(tmp_path):
     # The refusal changed nothing, and a run from the start is free to differ.
     assert RunFolder(tmp_path, "print", resume=True).finished("data")
     assert not RunFolder(tmp_path, "other", resume=False).finished("data")
+
+
+def test_one_run_at_a_time(tmp_path):
+    run = RunFolder(tmp_path, "print", resume=False)
+    with pytest.raises(TfrecError, match="Another run is at work in"):
+        RunFolder(tmp_path, "print", resume=True)
+    run.close()
+    assert RunFolder(tmp_path, "print", resume=True).resumed
 
 
 def test_resume_of_nothing_starts(tmp_path):

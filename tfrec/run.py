@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -38,6 +39,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         file.write(json.dumps(value, indent=2, ensure_ascii=False).encode())
 
 
+def _locked(folder: Path) -> BinaryIO:
+    """An open file that keeps other processes out of a run's folder until it is closed, or its process dies."""
+    file = (folder / ".lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TfrecError(f"Another run is at work in {folder}. Wait for it, or choose another --output.") from None
+    return file
+
+
 class RunFolder:
     """What a run leaves behind, and how it continues.
 
@@ -50,15 +61,17 @@ class RunFolder:
         resume: keep what is there; otherwise the stages start over.
 
     Raises:
-        TfrecError: If `resume` is asked of a folder that holds a run with another configuration.
+        TfrecError: If another process runs in the folder, or `resume` is asked of a run with another configuration.
     """
 
     def __init__(self, folder: Path, fingerprint: str, resume: bool) -> None:
         self.folder = folder
         self._state_file = folder / "state.json"
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder)
         state = json.loads(self._state_file.read_text()) if self._state_file.exists() else None
         if resume and state is not None and state["fingerprint"] != fingerprint:
+            self.close()
             raise TfrecError(
                 f"`--resume` needs the configuration and data that {folder} was started with, and they have changed. "
                 "Start over without `--resume`, or choose another `--output`."
@@ -66,6 +79,10 @@ class RunFolder:
         self.resumed = resume and state is not None
         self._state: dict[str, Any] = state if self.resumed and state else {"fingerprint": fingerprint, "stages": {}}
         write_json(self._state_file, self._state)
+
+    def close(self) -> None:
+        """Lets other runs into the folder; the end of the process does too."""
+        self._lock.close()
 
     def finished(self, stage: str) -> bool:
         """Whether `stage` was finished."""
