@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +18,10 @@ __all__ = ["dataset", "model", "recommender", "retrieval"]
 
 @pytest.fixture(scope="session")
 def models(recommender: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two versions of one model."""
+    """One model as two versions."""
     folder = tmp_path_factory.mktemp("models")
-    for _ in range(2):
-        publish(lambda version: save_recommender(recommender, version), folder, "recommender", 2)
+    publish(lambda version: save_recommender(recommender, version), folder, "recommender", 1)
+    shutil.copytree(folder / "recommender" / "1", folder / "recommender" / "2")
     return folder
 
 
