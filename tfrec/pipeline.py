@@ -21,9 +21,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.config import IndexKind, TrainConfig
-from tfrec.console import progress_bar
+from tfrec.console import console, progress_bar
 from tfrec.data.input_pipeline import HistoryLog, Query, RankingBatches, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
+from tfrec.errors import TfrecError
 from tfrec.evaluation import metrics
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, final_part, make_task
 from tfrec.evaluation.examples import SLATE_SHOWN, ExampleSlates
@@ -33,6 +34,7 @@ from tfrec.export.log_requests import SignatureCall, task_requests
 from tfrec.export.publish import Answer, publish, write_serving_config
 from tfrec.export.recommender import Recommender, ServingModel, save_recommender
 from tfrec.export.text_search import TextSearch
+from tfrec.export.video_encoder import Encoders, VideoEncoder
 from tfrec.export.warmup import recommender_calls, write_warmup
 from tfrec.features.content import ContentFeatures
 from tfrec.features.modules import text_encoder
@@ -45,8 +47,8 @@ from tfrec.models.training import Objective, Record, fit, restore_best
 from tfrec.run import RunFolder
 
 QUERIES_PER_BATCH = 1024
-STOCK, NATIVE = "recommender", "recommender_scann"
-"""The published models: stock ops only, and over the native ScaNN op."""
+STOCK, NATIVE, VIDEO_ENCODER = "recommender", "recommender_scann", "video_encoder"
+"""The published models: stock ops only, over the native ScaNN op, and what embeds new videos."""
 
 COLD_APPEALS = tuple(np.arange(-2.0, 6.1, 0.5).tolist())
 """Tried; in units of logits, so 1 makes a video e times as likely."""
@@ -88,6 +90,14 @@ class Stages:
     run: RunFolder
     dataset: Dataset
     content: ContentFeatures
+
+    def __post_init__(self) -> None:
+        for task in (self._validation_task(), self.final_task()):
+            if not len(task):
+                raise TfrecError(
+                    f"No user has a positive event in the {task.part.name.lower()} part with a video that is new to them, so "
+                    "nothing can be measured. Hold out more: `split`, --data.validation_share, --data.test_share."
+                )
 
     @cached_property
     def retrieval_batches(self) -> RetrievalBatches:
@@ -255,8 +265,44 @@ class Stages:
         search = TextSearch(text_encoder(self.config.features.text, cache, lambda: texts), text.values)
         return None if search.foreign_ops else search  # one signature must not keep servers from loading the others
 
-    def publish(self, recommenders: Mapping[str, Recommender]) -> dict[str, int]:
-        """Exports the recommenders as new versions, each checked before it appears.
+    def video_encoder(
+        self, retrieval: RetrievalModel, cold_start: ColdStartModel | None, embeddings: NDArray[np.float32]
+    ) -> VideoEncoder | None:
+        """What embeds videos that are in no catalogue yet; None, and a word why, where nothing can.
+
+        Args:
+            retrieval: trained.
+            cold_start: the head, if there is one.
+            embeddings: of `embed_videos`, in whose space it embeds.
+        """
+        cache = self.config.features.cache or self.run.folder / "features"
+        encoders = Encoders.of(self.dataset.videos, self.content, self.config.features, cache)
+        if cold_start is None or encoders is None:
+            lacking = "there is no cold-start head" if cold_start is None else "no text, media or generation metadata"
+            console.print(f"  no {VIDEO_ENCODER} is published: {lacking}")
+            return None
+        appeal = retrieval.appeal.of_new() + self._cold_shift(retrieval, cold_start, embeddings)
+        video_encoder = VideoEncoder(cold_start, self.content, encoders, appeal)
+        if video_encoder.foreign_ops:
+            lacked = ", ".join(sorted(video_encoder.foreign_ops))
+            console.print(f"  no {VIDEO_ENCODER} is published: stock servers lack ops of its encoders ({lacked})")
+            return None
+        return video_encoder
+
+    def _cold_shift(
+        self, retrieval: RetrievalModel, cold_start: ColdStartModel, embeddings: NDArray[np.float32]
+    ) -> float:
+        """`_cold_appeal` as it is in the embeddings, 0 where no video is cold."""
+        cold = np.flatnonzero(self.dataset.interactions.train_counts == 0)[:1]
+        generated = np.zeros_like(embeddings)
+        generated[cold] = cold_start.embed_videos(cold)
+        published = retrieval.publish(generated, _opening(self.final_task()))
+        return float((embeddings[cold, -1] - published[cold, -1]).sum())
+
+    def publish(
+        self, recommenders: Mapping[str, Recommender], video_encoder: VideoEncoder | None = None
+    ) -> dict[str, int]:
+        """Exports the models as new versions, each checked before it appears.
 
         Returns:
             The version of each model.
@@ -269,11 +315,19 @@ class Stages:
                 self.dataset, task, recommender.functions.keys(), config.warmup_requests, min(10, config.max_k)
             )
             answers = [Answer(call, recommender.call(call.signature, call.inputs)) for call in calls]
-            build = partial(_save, recommender, name, calls)
+            build = partial(_save, partial(save_recommender, recommender), name, calls)
             stock = name != NATIVE
             published[name] = publish(build, models, name, config.keep_versions, stock=stock, expected=answers)
-        details = {"encoders": dict(self.content.encoders), "fingerprint": fingerprint(self.config, self.dataset)}
-        write_serving_config(models, [STOCK], details)
+        if video_encoder is not None:
+            calls = video_encoder.warmup_calls(self.dataset.videos, config.warmup_requests)
+            answers = [Answer(call, video_encoder.call(call.signature, call.inputs)) for call in calls]
+            build = partial(_save, video_encoder.save, VIDEO_ENCODER, calls)
+            published[VIDEO_ENCODER] = publish(build, models, VIDEO_ENCODER, config.keep_versions, expected=answers)
+        details = {
+            "encoders": dict(self.content.encoders),
+            "fingerprint": fingerprint(self.config, self.dataset, self.content),
+        }
+        write_serving_config(models, [name for name in published if name != NATIVE], details)
         return published
 
     def evaluate_slates(self, recommender: Recommender) -> Metrics:
@@ -457,16 +511,17 @@ def _learning_rate(config: Any, steps_per_epoch: int) -> tf.keras.optimizers.sch
     return tf.keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * steps_per_epoch)
 
 
-def _save(recommender: Recommender, name: str, calls: list[SignatureCall], folder: Path) -> None:
-    save_recommender(recommender, folder)
+def _save(save: Callable[[Path], None], name: str, calls: list[SignatureCall], folder: Path) -> None:
+    save(folder)
     write_warmup(folder, name, calls)
 
 
-def fingerprint(config: TrainConfig, dataset: Dataset) -> str:
-    """A digest of everything that decides the result of a run: configuration and data."""
+def fingerprint(config: TrainConfig, dataset: Dataset, content: ContentFeatures) -> str:
+    """A digest of everything that decides the result of a run: configuration, data and encoders."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("output", "resume", "export")}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    log = dataset.interactions
+    log, videos = dataset.interactions, dataset.videos
+    names = [*dataset.users.ids, *videos.ids, *videos.texts]
+    digest = hashlib.sha256(json.dumps([settings, dict(content.encoders), names], sort_keys=True, default=str).encode())
     for array in (log.user, log.video, log.timestamp, log.part, *log.labels.values()):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -84,7 +84,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         measured = stages.evaluate(retrieval, ranking, embeddings)
     with console.stage("Export"):
         recommender = stages.recommender(retrieval, ranking, index)
-        published = stages.publish({STOCK: recommender, NATIVE: stages.recommender(retrieval, ranking, native)})
+        models = {STOCK: recommender, NATIVE: stages.recommender(retrieval, ranking, native)}
+        published = stages.publish(models, stages.video_encoder(retrieval, cold_start, embeddings))
         slate = stages.evaluate_slates(recommender)
     metrics = {
         "dataset": stages.dataset_metrics(),
@@ -125,17 +126,17 @@ def _open(config: TrainConfig) -> Stages:
     assert config.data.folder is not None
     output = config.output or Path("runs") / config.data.folder.resolve().name
     dataset = load_dataset(config.data, output)
-    run = RunFolder(output, fingerprint(config, dataset), config.resume)
-    if not run.resumed:
-        clear_training(output)
-    with atomic_file(output / "config.yaml") as file:
-        file.write(yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
     with progress_bar("features", "items") as progress:
         content = extract_features(
             dataset.videos, config.features, config.features.cache or output / "features", dataset.rejects, progress
         )
     dataset.rejects.write(output / REJECTED_FILE)
     dataset.rejects.check(MEDIA, config.data.max_rejected)
+    run = RunFolder(output, fingerprint(config, dataset, content), config.resume)
+    if not run.resumed:
+        clear_training(output)
+    with atomic_file(output / "config.yaml") as file:
+        file.write(yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
     return Stages(replace(config, output=output), run, dataset, content)
 
 

@@ -69,7 +69,7 @@ def test_leaves_what_the_contract_promises(finished: Any) -> None:
     )
     assert {"click_auc", "click_logloss", "click_ece", "retrieval_click_auc"} <= set(metrics["ranking"])
     assert metrics["examples_per_second"] > 0
-    for name in ("recommender", "recommender_scann"):
+    for name in ("recommender", "recommender_scann", "video_encoder"):
         (version,) = versions(output / "models" / name)
         verify(output / "models" / name / str(version))
     assert {"models.config", "batching.config", "monitoring.config", "manifest.json"} <= {
@@ -138,7 +138,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(job: Any, finish
             verify(published / str(version))
     job.run(output, "--resume=true")
     assert results(read_metrics(output)) == results(read_metrics(finished.output))
-    for name in ("recommender", "recommender_scann"):
+    for name in ("recommender", "recommender_scann", "video_encoder"):
         for version in versions(output / "models" / name):
             verify(output / "models" / name / str(version))
 
