@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from tfrec.errors import TfrecError
@@ -122,12 +121,3 @@ def test_resume_of_nothing_starts(tmp_path):
     run = RunFolder(tmp_path / "new", "print", resume=True)
     assert not run.resumed
     assert not run.finished("data")
-
-
-def test_arrays_round_trip(tmp_path):
-    run = RunFolder(tmp_path, "print", resume=False)
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    run.save_array("embeddings", array)
-    loaded = run.load_array("embeddings")
-    np.testing.assert_array_equal(loaded, array)
-    assert loaded.dtype == np.float32

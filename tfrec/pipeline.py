@@ -361,9 +361,9 @@ class Stages:
     def dataset_metrics(self) -> Metrics:
         """What metrics.json says of the data."""
         part = self.final_task().part.name.lower()
-        note = "There is no test part: early stopping saw the validation part that the figures come from."
+        note = f"Early stopping saw the {part} part that the figures come from: the split has no other one held out."
         summary = {**self.dataset.summary, "evaluated_on": part, "rejects": self.dataset.rejects.counts()}
-        return summary if part == "test" else {**summary, "note": note}
+        return {**summary, "note": note} if self.final_task().part == self._validation_part else summary
 
     def curves(self) -> dict[str, list[Record]]:
         """Records of the epochs, by stage."""

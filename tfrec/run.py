@@ -9,13 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-import numpy as np
+from typing import Any, BinaryIO
 
 from tfrec.errors import TfrecError
-
-Result = TypeVar("Result")
 
 
 @contextmanager
@@ -113,12 +109,3 @@ class RunFolder:
             self._state["stages"][name] = {**result, "seconds": round(time.monotonic() - start, 3)}
             write_json(self._state_file, self._state)
         return self.result(name)
-
-    def save_array(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        """Writes `<name>.npy` atomically."""
-        with atomic_file(self.folder / f"{name}.npy") as file:
-            np.save(file, array)
-
-    def load_array(self, name: str) -> np.ndarray[Any, Any]:
-        """Reads `<name>.npy`."""
-        return np.load(self.folder / f"{name}.npy")

@@ -29,24 +29,29 @@ def make_parser() -> jsonargparse.ArgumentParser:
 
 
 def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
-    """Options of the command line as a checked configuration; `--data DIR` stands for `--data.folder DIR`.
+    """Options of the command line as a checked configuration.
+
+    `--data DIR` stands for `--data.folder DIR`, and `--resume` alone for `--resume true`.
 
     Raises:
         TfrecError: If an option does not exist, or a value cannot work.
     """
     expanded: list[str] = []
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         name, equals, value = argument.partition("=")
+        if argument == "--resume" and following.startswith("--"):
+            argument = "--resume=true"
         expanded.append(f"--data.folder{equals}{value}" if name == "--data" else argument)
     parser = make_parser()
     try:
         options = parser.instantiate(parser.parse_args(expanded))
-    except jsonargparse.ArgumentError as error:
+    except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
         raise TfrecError(" ".join(str(error).split())) from None
     config = TrainConfig(**{name: options[name] for name in TrainConfig.__dataclass_fields__})
     folder = config.data.folder
     if folder is not None and not folder.is_dir():
-        raise TfrecError(f"The dataset folder {folder} does not exist. Give one with --data DIR.")
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise TfrecError(f"The dataset folder {folder} {problem}. Give one with --data DIR.")
     return config
 
 
@@ -125,6 +130,12 @@ def _open(config: TrainConfig) -> Stages:
         config = replace(config, data=replace(config.data, folder=folder))
     assert config.data.folder is not None
     output = config.output or Path("runs") / config.data.folder.resolve().name
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TfrecError(
+            f"The output folder {output} cannot be made: {error.strerror}. Give another --output."
+        ) from None
     dataset = load_dataset(config.data, output)
     with progress_bar("features", "items") as progress:
         content = extract_features(

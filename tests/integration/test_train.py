@@ -132,11 +132,11 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(job: Any, finish
         "Export": (1.0, None),
     }
     for stage, (seconds, trace) in moments.items():
-        kill_during(job.start(output, "--resume=true"), stage, seconds, trace)
+        kill_during(job.start(output, "--resume"), stage, seconds, trace)
         published = output / "models" / "recommender"
         for version in versions(published) if published.exists() else []:
             verify(published / str(version))
-    job.run(output, "--resume=true")
+    job.run(output, "--resume")
     assert results(read_metrics(output)) == results(read_metrics(finished.output))
     for name in ("recommender", "recommender_scann", "video_encoder"):
         for version in versions(output / "models" / name):
@@ -150,10 +150,12 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(job: Any, finish
         (["--retrieval.epoch=3"], "retrieval.epoch"),
         (["--data=no/such/folder"], "The dataset folder no/such/folder does not exist. Give one with --data DIR."),
         (["--index.kind=faiss"], "faiss"),
+        (["--data=setup.py"], "The dataset folder setup.py is not a folder."),
+        (["--output=setup.py/run"], "The output folder setup.py/run cannot be made"),
     ],
 )
 def test_bad_options_give_one_clear_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tfrec.train", *arguments, f"--output={tmp_path}"]
+    command = [sys.executable, "-m", "tfrec.train", f"--output={tmp_path}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
@@ -170,3 +172,15 @@ def test_help_answers_in_under_a_second() -> None:
         seconds.append(time.monotonic() - start)
     assert min(seconds) < 1.0
     assert "--retrieval.learning_rate" in done.stdout
+
+
+@pytest.mark.parametrize("split", ["train", "train,validation"])
+def test_a_log_that_holds_nothing_new_out_is_refused_before_training(split: str, tmp_path: Path) -> None:
+    """All rows train; or what is held out, the user has watched in training."""
+    parts = split.split(",")
+    rows = [f"u{user},v{user % 3},{part}" for user in range(20) for part in parts]
+    (tmp_path / "interactions.csv").write_text("\n".join(["user_id,video_id,split", *rows]) + "\n")
+    command = [sys.executable, "-m", "tfrec.train", f"--data={tmp_path}", f"--output={tmp_path / 'run'}"]
+    done = subprocess.run([*command, "--data.max_rejected=0.9"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nothing can be measured" in done.stderr.strip().splitlines()[-1]

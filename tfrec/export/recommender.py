@@ -237,7 +237,7 @@ class Recommender:
 
     def _fill_slots(self, candidates: Candidates, score: tf.Tensor, k: tf.Tensor) -> Slate:
         """The best `k` candidates of each request; the slate is as wide as the largest `k`."""
-        k = tf.clip_by_value(k, 1, self._model.config.max_k)
+        k = tf.clip_by_value(k, 0, self._model.config.max_k)
         width = tf.maximum(tf.reduce_max(k), 1)
         best = tf.math.top_k(
             tf.where(candidates.rows >= 0, score, -np.inf), tf.minimum(width, self._num_candidates)

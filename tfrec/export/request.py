@@ -122,6 +122,11 @@ class RequestParser:
 
     def parse(self, raw: RawRequest) -> Request:
         """Reads a batch of requests."""
+        tf.debugging.assert_equal(
+            tf.shape(raw.history),
+            tf.shape(raw.history_timestamp),
+            "`history_timestamp` must have the shape of `history`.",
+        )
         # One column more than came, so that there is a first one.
         watched = self._videos.rows(tf.pad(raw.history, [[0, 0], [0, 1]]))
         timestamp = tf.pad(raw.history_timestamp, [[0, 0], [0, 1]])
