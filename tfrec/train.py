@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
         TfrecError: If an option does not exist, or a value cannot work.
     """
     expanded: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
         name, equals, value = argument.partition("=")
         if argument == "--resume" and following.startswith("--"):
             argument = "--resume=true"

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tfrec.config import TrainConfig
 from tfrec.export.publish import verify, versions
+from tfrec.train import parse_arguments
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("Data and features", "Retrieval", "Cold start", "Index", "Ranking", "Evaluation", "Export")
@@ -160,6 +162,15 @@ def test_bad_options_give_one_clear_line(arguments: list[str], expected: str, tm
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert expected in done.stderr.strip().splitlines()[-1]
+
+
+def test_options_that_stand_for_others() -> None:
+    assert parse_arguments([]) == TrainConfig()
+    for arguments in (["--resume"], ["--resume", "--seed=1"], ["--seed", "1", "--resume"], ["--resume", "true"]):
+        assert parse_arguments(arguments) == TrainConfig(resume=True)
+    assert not parse_arguments(["--resume", "false"]).resume
+    for arguments in (["--data", "tests"], ["--data=tests"], ["--data.folder=tests"]):
+        assert parse_arguments(arguments).data.folder == Path("tests")
 
 
 def test_help_answers_in_under_a_second() -> None:
