@@ -11,8 +11,8 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from tfrec.config import TextConfig
-from tfrec.encoders.bert import TextEncoder
 from tfrec.encoders.small_bert import build_small_bert
+from tfrec.encoders.text import TextEncoder
 from tfrec.export.ops import assert_stock
 from tfrec.export.recommender import Recommender, ServingModel, save_recommender
 from tfrec.export.text_search import TextSearch

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from tfrec.config import FeaturesConfig
 from tfrec.data.schema import Catalog
-from tfrec.encoders.bert import TextEncoder
-from tfrec.encoders.cnn import ImageEncoder
+from tfrec.encoders.image import ImageEncoder
+from tfrec.encoders.text import TextEncoder
 from tfrec.export.generation_input import GenerationInput
 from tfrec.export.log_requests import Inputs, SignatureCall, tensors
 from tfrec.export.media_input import decode_frames, decode_sound, pick_frames

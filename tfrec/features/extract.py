@@ -13,7 +13,7 @@ from tfrec.config import FeaturesConfig
 from tfrec.console import ProgressCallback
 from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import Catalog, FloatArray
-from tfrec.encoders.bert import TextEncoder
+from tfrec.encoders.text import TextEncoder
 from tfrec.features.content import ContentFeatures, Modality
 from tfrec.features.generation import GenerationEncoder
 from tfrec.features.media import media_features

@@ -17,7 +17,7 @@ from tfrec.config import FeaturesConfig
 from tfrec.console import ProgressCallback
 from tfrec.data.rejects import MEDIA, RejectLog
 from tfrec.data.schema import MediaSource
-from tfrec.encoders.cnn import ImageEncoder
+from tfrec.encoders.image import ImageEncoder
 from tfrec.features.audio import AudioEncoder
 from tfrec.features.content import Modality
 from tfrec.features.content_hash import content_keys

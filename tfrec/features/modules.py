@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from tfrec.config import ImageConfig, TextConfig
-from tfrec.encoders.bert import TextEncoder
-from tfrec.encoders.cnn import ImageEncoder
 from tfrec.encoders.hub import missing_part
+from tfrec.encoders.image import ImageEncoder
 from tfrec.encoders.small_bert import build_small_bert
 from tfrec.encoders.small_cnn import build_small_cnn
+from tfrec.encoders.text import TextEncoder
 
 _SEED = 0
 _MAX_TEXTS = 20_000

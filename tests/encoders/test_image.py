@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_hub as hub
 
 from tfrec.config import ImageConfig
-from tfrec.encoders.cnn import ImageEncoder
+from tfrec.encoders.image import ImageEncoder
 from tfrec.encoders.small_cnn import build_small_cnn
 from tfrec.errors import TfrecError
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_hub as hub
 
 from tfrec.config import TextConfig
-from tfrec.encoders.bert import TextEncoder
 from tfrec.encoders.small_bert import build_small_bert, learn_vocabulary, split_words
+from tfrec.encoders.text import TextEncoder
 from tfrec.errors import TfrecError
 
 CATS = ["a small cat sleeps", "the cat and the kitten", "kitten sleeps on a sofa", "a cat purrs", "small kitten purrs"]
