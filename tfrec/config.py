@@ -15,6 +15,7 @@ from tfrec.errors import TfrecError
 
 ColumnKind = Literal["categorical", "numeric", "text", "list"]
 QueryEncoder = Literal["attention", "gru", "decay", "mean"]
+Fusion = Literal["gated", "weighted", "concat", "attention"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
 BaselineName = Literal["popularity", "recent_popularity", "item_knn", "als", "ease", "content_knn"]
 
@@ -234,12 +235,15 @@ class CandidateConfig:
         id_dropout: share of training candidates that see no video id, so that content alone carries them.
         modality_dropout: chance with which a modality is hidden in training.
         adapter_units: width of each modality's adapter.
+        fusion: how the modalities of a video become one vector: `gated` (sum through gates), `weighted` (learned softmax
+            weights), `concat` (side by side, then dense) or `attention` (across modalities); see docs/towers.md.
     """
 
     use_content: bool = True
     id_dropout: float = 0.2
     modality_dropout: float = 0.0
     adapter_units: int = 64
+    fusion: Fusion = "gated"
 
     def __post_init__(self) -> None:
         _require_positive(self, "adapter_units")

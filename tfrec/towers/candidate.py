@@ -50,7 +50,7 @@ class CandidateTower(tf.keras.layers.Layer):
         self.show_id = RandomMask(config.id_dropout)
         self.content = None
         if config.use_content and content:
-            self.content = ContentTower(content, config.adapter_units, dropout, config.modality_dropout)
+            self.content = ContentTower(content, config, dropout)
             self.from_content = tf.keras.layers.Dense(embedding_dim, kernel_initializer=_near_zero())
         self.columns = ColumnEmbedding(columns) if config.use_content and columns.names else None
         self.from_columns = tf.keras.layers.Dense(embedding_dim, use_bias=False, kernel_initializer=_near_zero())

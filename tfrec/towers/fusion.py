@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
+from tfrec.config import CandidateConfig
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.dropout import RandomMask
+from tfrec.layers.fusion import Output, make_fusion
 from tfrec.towers.modality import make_tower
 
 
 class ContentTower(tf.keras.layers.Layer):
-    """All modalities of given videos through their towers, gated and joined.
-
-    Each modality passes a linear map and a gate of its own (0 to 1, from its own output); the sum over the modalities
-    present is the content embedding.
+    """All modalities of given videos through their towers, joined by the fusion of `layers/fusion.py` that is configured.
 
     Args:
         content: features of the whole catalogue, kept as constants.
-        units: width of the output.
-        dropout: in training.
-        modality_dropout: chance with which a modality is hidden in training.
+        config: width, fusion and modality dropout.
+        dropout: in training, inside the modalities' towers.
     """
 
-    def __init__(self, content: ContentFeatures, units: int, dropout: float, modality_dropout: float) -> None:
+    def __init__(self, content: ContentFeatures, config: CandidateConfig, dropout: float) -> None:
         super().__init__()
+        units = config.adapter_units
         self.names = tuple(content.modalities)
         self.values = {name: tf.constant(modality.values) for name, modality in content.modalities.items()}
         self.lengths = {name: tf.constant(modality.lengths) for name, modality in content.modalities.items()}
         self.towers = {
             name: make_tower(name, modality, units, dropout) for name, modality in content.modalities.items()
         }
-        self.gates = {name: tf.keras.layers.Dense(1) for name in self.names}
-        self.maps = {name: tf.keras.layers.Dense(units) for name in self.names}
-        self.hide = RandomMask(modality_dropout)
+        self.fusion = make_fusion(config.fusion, self.names, units)
+        self.hide = RandomMask(config.modality_dropout)
 
     def call(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From int32 `[B]` row numbers to `[B, units]`, zeros for a video without any modality."""
@@ -56,10 +54,12 @@ class ContentTower(tf.keras.layers.Layer):
             lengths: int32 `[B]` by modality, 0 = missing.
             training: whether dropout is on.
         """
-        total = 0.0
+        return self.fusion.fuse(self._outputs(values, lengths, training))
+
+    def _outputs(
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], training: bool
+    ) -> Iterator[Output]:
         for name in self.names:
             output = self.towers[name](values[name], lengths[name], training=training)
             present = tf.cast(lengths[name] > 0, tf.float32)[:, None]
-            present *= self.hide(tf.shape(present), training=training)
-            total += present * tf.sigmoid(self.gates[name](output)) * self.maps[name](output)
-        return total
+            yield output, present * self.hide(tf.shape(present), training=training)
