@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     "threadpoolctl>=3.2,<4",
     "jsonargparse[signatures]>=4.49,<5",
     "rich>=13,<16",
+    "tenacity>=9,<10",
     "jinja2>=3.1,<4",
     "matplotlib>=3.8,<4",
     "PyYAML>=6,<7",

@@ -9,57 +9,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format, wrappers_pb2
+from google.protobuf import message, message_factory, text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from serving import protobuf
 from serving.embedded.errors import invalid
+from serving.protobuf import BOOL_VALUE, INT64_VALUE, STRING_VALUE, Field, field, make_pool, message_field
 
-_Field = descriptor_pb2.FieldDescriptorProto
-_INT64, _BOOL = ".google.protobuf.Int64Value", ".google.protobuf.BoolValue"
-
-
-def _field(name: str, number: int, kind: int, type_name: str = "", repeated: bool = False) -> _Field:
-    label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-    return _Field(name=name, number=number, type=kind, type_name=type_name or None, label=label)
-
-
-def _wrapped(name: str, number: int, type_name: str) -> _Field:
-    return _field(name, number, _Field.TYPE_MESSAGE, type_name)
-
-
-_FILE = descriptor_pb2.FileDescriptorProto(
-    name="serving/embedded/flag_files.proto",
-    package="serving.embedded",
-    syntax="proto3",
-    dependency=[wrappers_pb2.DESCRIPTOR.name],
-    message_type=[
-        descriptor_pb2.DescriptorProto(
-            name="BatchingParameters",
-            field=[
-                _wrapped("max_batch_size", 1, _INT64),
-                _wrapped("batch_timeout_micros", 2, _INT64),
-                _wrapped("max_enqueued_batches", 3, _INT64),
-                _wrapped("num_batch_threads", 4, _INT64),
-                _wrapped("thread_pool_name", 5, ".google.protobuf.StringValue"),
-                _field("allowed_batch_sizes", 6, _Field.TYPE_INT64, repeated=True),
-                _field("pad_variable_length_inputs", 7, _Field.TYPE_BOOL),
-                _wrapped("enable_large_batch_splitting", 8, _BOOL),
-                _wrapped("max_execution_batch_size", 9, _INT64),
+_TEXT = Field.TYPE_STRING
+_POOL = make_pool(
+    "serving/embedded/flag_files.proto",
+    "serving.embedded",
+    [
+        protobuf.message(
+            "BatchingParameters",
+            [
+                message_field("max_batch_size", 1, INT64_VALUE),
+                message_field("batch_timeout_micros", 2, INT64_VALUE),
+                message_field("max_enqueued_batches", 3, INT64_VALUE),
+                message_field("num_batch_threads", 4, INT64_VALUE),
+                message_field("thread_pool_name", 5, STRING_VALUE),
+                field("allowed_batch_sizes", 6, Field.TYPE_INT64, repeated=True),
+                field("pad_variable_length_inputs", 7, Field.TYPE_BOOL),
+                message_field("enable_large_batch_splitting", 8, BOOL_VALUE),
+                message_field("max_execution_batch_size", 9, INT64_VALUE),
             ],
         ),
-        descriptor_pb2.DescriptorProto(
-            name="PrometheusConfig",
-            field=[_field("enable", 1, _Field.TYPE_BOOL), _field("path", 2, _Field.TYPE_STRING)],
-        ),
-        descriptor_pb2.DescriptorProto(
-            name="MonitoringConfig",
-            field=[_wrapped("prometheus_config", 1, ".serving.embedded.PrometheusConfig")],
+        protobuf.message("PrometheusConfig", [field("enable", 1, Field.TYPE_BOOL), field("path", 2, _TEXT)]),
+        protobuf.message(
+            "MonitoringConfig", [message_field("prometheus_config", 1, ".serving.embedded.PrometheusConfig")]
         ),
     ],
 )
-_POOL = descriptor_pool.DescriptorPool()
-_POOL.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-_POOL.Add(_FILE)
 
 
 @dataclass(frozen=True)
@@ -128,9 +109,9 @@ def read_batching_parameters(path: str) -> BatchingParameters:
     """Reads the file of `--batching_parameters_file`."""
     parsed = _parse(Path(path).read_text(encoding="utf-8"), _message("BatchingParameters"), path)
     values: dict[str, Any] = {}
-    for field, value in parsed.ListFields():
-        if field.label == field.LABEL_REPEATED:
-            values[field.name] = tuple(value)
-        elif field.name != "thread_pool_name":
-            values[field.name] = value.value if field.message_type else value
+    for given, value in parsed.ListFields():
+        if given.label == given.LABEL_REPEATED:
+            values[given.name] = tuple(value)
+        elif given.name != "thread_pool_name":
+            values[given.name] = value.value if given.message_type else value
     return BatchingParameters(**values)

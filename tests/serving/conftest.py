@@ -22,9 +22,10 @@ from serving.embedded.lifecycle import serve_until
 
 @dataclass
 class Server:
-    """A running server: REST at `url`, gRPC through `channel`."""
+    """A running server: REST at `url`, gRPC at `port` through `channel`."""
 
     url: str
+    port: int
     channel: grpc.Channel
 
     def post(self, path: str, body: object) -> requests.Response:
@@ -57,7 +58,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _running(**options: object) -> Iterator[Server]:
-    flags = Flags(port=_free_port(), rest_api_port=_free_port(), max_num_load_retries=0, **options)
+    flags = Flags(**{"port": _free_port(), "rest_api_port": _free_port(), "max_num_load_retries": 0, **options})
     loop, stopping, opened, failures = asyncio.new_event_loop(), asyncio.Event(), threading.Event(), []
 
     def run() -> None:
@@ -75,10 +76,16 @@ def _running(**options: object) -> Iterator[Server]:
         raise failures[0]
     with grpc.insecure_channel(f"127.0.0.1:{flags.port}") as channel:
         try:
-            yield Server(f"http://127.0.0.1:{flags.rest_api_port}", channel)
+            yield Server(f"http://127.0.0.1:{flags.rest_api_port}", flags.port, channel)
         finally:
             loop.call_soon_threadsafe(stopping.set)
             thread.join(60)
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A port that nobody listens on, now."""
+    return _free_port
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,220 @@
+"""What can be asked of the published models, as inputs of their signatures, and what comes back, as types.
+
+A *call* is a signature with its inputs and the way to read its outputs; it does not know how it travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfrec.errors import TfrecError
+
+Arrays = Mapping[str, NDArray[Any]]
+"""By name of input or output; strings are object arrays, of str where they are texts and of bytes where they are media."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A request for recommendations.
+
+    Args:
+        user_id: may be unknown, or empty.
+        history: video ids, oldest first; unknown ones are passed over.
+        history_timestamp: Unix seconds of the same events; none at all where unknown.
+        timestamp: Unix seconds of the request, 0 for now.
+        exclude: video ids that may not be shown.
+        k: slots wanted.
+    """
+
+    user_id: str = ""
+    history: Sequence[str] = ()
+    history_timestamp: Sequence[int] = ()
+    timestamp: int = 0
+    exclude: Sequence[str] = ()
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        if self.history_timestamp and len(self.history_timestamp) != len(self.history):
+            raise TfrecError(
+                f"`history_timestamp` must have one time for each video of `history`. Received: "
+                f"{len(self.history_timestamp)} times, {len(self.history)} videos."
+            )
+        if self.k < 1:
+            raise TfrecError(f"`k` must be at least 1. Received: {self.k}.")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A filled slot.
+
+    Args:
+        video_id: the video.
+        score: final score, slots descend by it.
+        click: calibrated probability, as are the next two.
+        finish: calibrated probability.
+        like: calibrated probability.
+        reason: the video of the history that argued most for it, or `popular`, or `new`.
+        is_cold: nobody has watched it yet.
+    """
+
+    video_id: str
+    score: float
+    click: float
+    finish: float
+    like: float
+    reason: str
+    is_cold: bool
+
+
+@dataclass(frozen=True)
+class Match:
+    """A video found by likeness.
+
+    Args:
+        video_id: the video.
+        score: cosine.
+    """
+
+    video_id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A video in the index's space.
+
+    Args:
+        embedding: `[D]`.
+        log_variance: `[D]`, how sure the model is of each dimension.
+    """
+
+    embedding: tuple[float, ...]
+    log_variance: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """A version of a model on a server.
+
+    Args:
+        version: its number.
+        state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`.
+        error: why it is not served; empty where nothing went wrong.
+    """
+
+    version: int
+    state: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A signature with its inputs.
+
+    Args:
+        signature: its name.
+        inputs: arrays with the batch in front.
+        read: makes the result of the outputs.
+    """
+
+    signature: str
+    inputs: Arrays
+    read: Callable[[Arrays], T]
+
+
+def recommend(queries: Sequence[Query]) -> Call[list[list[Recommendation]]]:
+    """Slates for several requests, empty slots left out."""
+    history = _padded([query.history for query in queries], "", object)
+    times = [query.history_timestamp for query in queries]
+    return Call(
+        "recommend",
+        {
+            "user_id": _texts([query.user_id for query in queries]),
+            "history": history,
+            "history_timestamp": _padded(times, 0, np.int64, history.shape[1]),
+            "timestamp": np.array([query.timestamp for query in queries], np.int64),
+            "exclude": _padded([query.exclude for query in queries], "", object),
+            "k": np.array([query.k for query in queries], np.int32),
+        },
+        _slates,
+    )
+
+
+def similar(video_id: str) -> Call[list[Match]]:
+    """The nearest videos to one of the catalogue."""
+    return Call("similar_videos", {"video_id": _texts([video_id])}, _matches)
+
+
+def search(text: str) -> Call[list[Match]]:
+    """Videos for a free text."""
+    return Call("search", {"query": _texts([text])}, _matches)
+
+
+def embed_video(
+    title: str, frames: Sequence[bytes], audio: bytes, generate_method: str, gen_params: Sequence[float]
+) -> Call[Embedding]:
+    """A new video.
+
+    Args:
+        title: its text.
+        frames: JPEG files.
+        audio: a WAV file, empty for no sound.
+        generate_method: how it was made.
+        gen_params: numbers that the generator was given.
+    """
+    inputs = {
+        "title": _texts([title]),
+        "frames": _padded([frames], b"", object),
+        "audio": _texts([audio]),
+        "generate_method": _texts([generate_method]),
+        "gen_params": np.array([list(gen_params)], np.float32),
+    }
+    return Call("embed_video", inputs, _embedding)
+
+
+def _slates(outputs: Arrays) -> list[list[Recommendation]]:
+    names = ("video_id", "score", "click", "finish", "like", "reason", "is_cold")
+    rows = zip(*(outputs[name].tolist() for name in names), strict=True)
+    slates = []
+    for row in rows:
+        slots = zip(*row, strict=True)
+        slates.append(
+            [Recommendation(_text(id_), *numbers, _text(why), new) for id_, *numbers, why, new in slots if id_]
+        )
+    return slates
+
+
+def _matches(outputs: Arrays) -> list[Match]:
+    found = zip(outputs["video_id"][0].tolist(), outputs["score"][0].tolist(), strict=True)
+    return [Match(_text(video_id), score) for video_id, score in found if video_id]
+
+
+def _embedding(outputs: Arrays) -> Embedding:
+    return Embedding(*(tuple(outputs[name][0].tolist()) for name in ("embedding", "log_variance")))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _texts(values: Sequence[str | bytes]) -> NDArray[np.object_]:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _padded(rows: Sequence[Sequence[Any]], filling: Any, kind: Any, width: int = 1) -> NDArray[Any]:
+    """`[B, W]`, filled up at the end; W is a power of two, since a batching server joins only what is equally wide."""
+    while width < max(map(len, rows), default=0):
+        width *= 2
+    array = np.full((len(rows), width), filling, kind)
+    for row, values in zip(array, rows, strict=True):
+        row[: len(values)] = list(values)
+    return array
