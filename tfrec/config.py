@@ -17,7 +17,9 @@ ColumnKind = Literal["categorical", "numeric", "text", "list"]
 QueryEncoder = Literal["attention", "gru", "decay", "mean"]
 Fusion = Literal["gated", "weighted", "concat", "attention"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
-BaselineName = Literal["popularity", "recent_popularity", "item_knn", "als", "ease", "content_knn"]
+BaselineName = Literal[
+    "popularity", "recent_popularity", "item_knn", "user_knn", "als", "bpr", "ease", "ease_content", "content_knn"
+]
 
 
 def _require(condition: bool, name: str, received: object, expected: str) -> None:

@@ -9,7 +9,19 @@ import pytest
 from scipy import sparse
 
 from tfrec.features.content import ContentFeatures, Modality
-from tfrec.models.baselines import ALS, BASELINES, EASE, ContentKNN, ItemKNN, Popularity, RecentPopularity
+from tfrec.models.baselines import (
+    ALS,
+    BASELINES,
+    BPR,
+    EASE,
+    ContentEASE,
+    ContentKNN,
+    ItemKNN,
+    Popularity,
+    RecentPopularity,
+    UserKNN,
+    tuned,
+)
 
 NUM_CLUSTERS, PER_CLUSTER = 4, 12
 NUM_VIDEOS = NUM_CLUSTERS * PER_CLUSTER
@@ -103,8 +115,33 @@ class TestItemKNN(PersonalContract):
     baseline = ItemKNN
 
 
+class TestUserKNN(PersonalContract):
+    baseline = UserKNN
+
+    def test_adds_up_what_the_nearest_users_watched(self) -> None:
+        # Every video has 2 viewers, so rarity is the same for all and the cosine is that of the plain rows.
+        train = sparse.csr_matrix(np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 1]], np.float32))
+        seen = sparse.csr_matrix(np.array([[1, 1, 0, 0]], np.float32))
+        # Cosines to the four users: 1, 1/2, 0, 1/2.
+        scores = UserKNN(neighbours=4).fit(train, None, seed=0).scores(seen)
+        np.testing.assert_allclose(scores, [[1.5, 1.5, 0.5, 0.5]], rtol=1e-6)
+        np.testing.assert_allclose(
+            UserKNN(neighbours=1).fit(train, None, seed=0).scores(seen), [[1, 1, 0, 0]], rtol=1e-6
+        )
+
+
 class TestALS(PersonalContract):
     baseline = ALS
+
+
+class TestBPR(PersonalContract):
+    baseline = BPR
+
+    def test_knows_its_users(self, fitted: Any, train: sparse.csr_matrix) -> None:
+        known, met = fitted.scores(train[:4], np.arange(4)), fitted.scores(train[:4])
+        assert np.abs(known - met).max() > 1e-3
+        own = CLUSTER[None] == np.arange(4)[:, None] % NUM_CLUSTERS
+        assert (known.mean(axis=1, where=own) > known.mean(axis=1, where=~own)).all()
 
 
 class TestEASE(PersonalContract):
@@ -123,6 +160,27 @@ class TestEASE(PersonalContract):
     def test_refuses_a_catalogue_too_large_to_invert(self, train: sparse.csr_matrix) -> None:
         assert "44" in (EASE(max_videos=43).unavailable(train, None) or "")
         assert EASE(max_videos=44).unavailable(train, None) is None  # 4 of 48 are cold and take no room
+
+
+class TestContentEASE(PersonalContract):
+    baseline = ContentEASE
+
+    def test_agrees_with_the_formula(self, train: sparse.csr_matrix, content: ContentFeatures) -> None:
+        values = content.modalities["view0"].values
+        centred = values - values.mean(axis=0)
+        directions = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        together = np.concatenate([train.toarray(), np.sqrt(5) * directions.T])
+        inverse = np.linalg.inv(together.T @ together + 7 * np.eye(NUM_VIDEOS))
+        expected = train @ (np.eye(NUM_VIDEOS) - inverse / np.diag(inverse))
+        scores = ContentEASE(l2=7, content_weight=5).fit(train, content, seed=0).scores(train)
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+    def test_ranks_videos_nobody_has_watched(self, fitted: Any, train: sparse.csr_matrix) -> None:
+        cold = np.arange(PER_CLUSTER - 1, NUM_VIDEOS, PER_CLUSTER)
+        np.testing.assert_array_equal(fitted.scores(train[:4])[:, cold].argmax(axis=1), np.arange(4))
+
+    def test_needs_content(self, train: sparse.csr_matrix) -> None:
+        assert ContentEASE().unavailable(train, None) == "the dataset has no content features"
 
 
 class TestContentKNN(PersonalContract):
@@ -148,3 +206,33 @@ class TestContentKNN(PersonalContract):
     def test_needs_content(self, train: sparse.csr_matrix) -> None:
         assert ContentKNN().unavailable(train, None) == "the dataset has no content features"
         assert ContentKNN().unavailable(train, ContentFeatures({}, {})) == "the dataset has no content features"
+
+
+class TestTuned:
+    def test_chooses_what_finds_the_held_out_positives(self) -> None:
+        generator = np.random.default_rng(5)
+        cluster = np.repeat(np.arange(20), 15)
+        telling = np.eye(20, dtype=np.float32)[cluster] + generator.normal(scale=0.1, size=(300, 20)).astype(np.float32)
+        noise = [generator.normal(size=(300, 4)).astype(np.float32) for _ in range(5)]
+        watched = (cluster == np.arange(60)[:, None] % 20) & (generator.random((60, 300)) < 0.5)
+        train, views = sparse.csr_matrix(watched.astype(np.float32)), content_of(telling, *noise)
+        baseline, settings = tuned("content_knn", train, views, seed=0)
+        assert settings == {"modalities": ["view0"]}
+        alone = ContentKNN(["view0"]).fit(train, views, seed=0)
+        np.testing.assert_array_equal(baseline.scores(train), alone.scores(train))
+
+    def test_learns_from_all_of_the_training_part_in_the_end(self, train: sparse.csr_matrix) -> None:
+        baseline, settings = tuned("ease", train, None, seed=0)
+        np.testing.assert_array_equal(baseline.scores(train), EASE(**settings).fit(train, None, seed=0).scores(train))
+
+    def test_leaves_the_training_matrix_as_it_was(self, train: sparse.csr_matrix) -> None:
+        before = train.copy()
+        tuned("user_knn", train, None, seed=0)
+        assert (before != train).nnz == 0
+
+    def test_takes_the_first_choice_where_nothing_can_be_held_out(self) -> None:
+        lonely = sparse.csr_matrix(np.eye(4, dtype=np.float32))
+        assert tuned("ease", lonely, None, seed=0)[1] == {}
+
+    def test_has_no_settings_where_there_is_no_choice(self, train: sparse.csr_matrix) -> None:
+        assert tuned("popularity", train, None, seed=0)[1] == {}

@@ -15,7 +15,7 @@ from tfrec.data.schema import Interactions, Part
 from tfrec.errors import TfrecError
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, positives_matrix
 from tfrec.features.content import ContentFeatures
-from tfrec.models.baselines import BASELINES
+from tfrec.models.baselines import BASELINES, tuned
 
 ORACLE_FILE = "oracle_scores.npy"
 """In the folder of a simulated dataset: float `[num_users, num_videos]` true scores, rows as in users.csv and videos.csv."""
@@ -45,20 +45,22 @@ def evaluate_baseline(
         seed: of the baseline and the resamples.
 
     Returns:
-        As `flat` returns, and `fit_seconds`; or `skipped` alone, with the reason in words.
+        As `flat` returns, the `settings` chosen and `fit_seconds`; or `skipped` alone, with the reason in words.
     """
-    baseline = BASELINES[name]()
-    train = training_weights(interactions, HALF_LIFE_DAYS if baseline.decayed else None)
-    reason = baseline.unavailable(train, content)
-    if baseline.decayed and not interactions.has_time:
+    default = BASELINES[name]()
+    train = training_weights(interactions, HALF_LIFE_DAYS if default.decayed else None)
+    reason = default.unavailable(train, content)
+    if default.decayed and not interactions.has_time:
         reason = "the log has no times"
     if reason:
         return {"skipped": reason}
     started = time.perf_counter()
-    baseline.fit(train, content, seed)
+    baseline, settings = tuned(name, train, content, seed)
     seconds = time.perf_counter() - started
-    results = evaluate(lambda positions: baseline.scores(task.seen[positions]), task, config, seed)
-    return {**flat(results), "fit_seconds": seconds}
+    results = evaluate(
+        lambda positions: baseline.scores(task.seen[positions], task.users[positions]), task, config, seed
+    )
+    return {**flat(results), "settings": settings, "fit_seconds": seconds}
 
 
 def training_weights(interactions: Interactions, half_life_days: float | None = None) -> sparse.csr_matrix:
