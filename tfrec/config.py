@@ -450,6 +450,10 @@ class ExportConfig:
         click_weight: weight of the click probability in the final score.
         finish_weight: weight of the finish probability.
         like_weight: weight of the like probability.
+        freshness_weight: weight of freshness, which is 1 for a new video and halves every `freshness_half_life_days`; 0 for
+            one whose `created_at` is unknown.
+        freshness_half_life_days: of freshness.
+        min_safety: videos whose `safety` is less are not shown, unless a request asks for another threshold.
         retrieval_exponent: the final score is the weighted sum of the probabilities (worth showing) times the retrieval
             softmax (likely to be watched next) to this power; 0 leaves retrieval out.
         keep_versions: published versions kept.
@@ -461,17 +465,20 @@ class ExportConfig:
     click_weight: float = 1.0
     finish_weight: float = 0.5
     like_weight: float = 0.5
+    freshness_weight: float = 0.0
+    freshness_half_life_days: float = 7.0
+    min_safety: float = 0.0
     retrieval_exponent: float = 1.0
     keep_versions: int = 3
-    warmup_requests: int = 8
+    warmup_requests: int = 11
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_k", "num_candidates", "keep_versions")
+        _require_positive(self, "max_k", "num_candidates", "freshness_half_life_days", "keep_versions")
+        _require(0 <= self.min_safety <= 1, "min_safety", self.min_safety, "between 0 and 1")
         weights = (self.click_weight, self.finish_weight, self.like_weight)
         _require(max(weights) > 0, "click_weight, finish_weight, like_weight", weights, "above 0, one of them at least")
-        _require_not_negative(
-            self, "click_weight", "finish_weight", "like_weight", "retrieval_exponent", "warmup_requests"
-        )
+        _require_not_negative(self, "click_weight", "finish_weight", "like_weight", "freshness_weight")
+        _require_not_negative(self, "retrieval_exponent", "warmup_requests")
         _require(
             self.num_candidates >= self.max_k,
             "num_candidates",

@@ -253,6 +253,8 @@ class Stages:
                 temperature=self.config.retrieval.temperature,
                 config=self.config.export,
                 text_search=self._text_search(),
+                safety=self.dataset.videos.safety,
+                created_at=self.dataset.videos.created_at if self.dataset.videos.created_at.any() else None,
             )
         )
 

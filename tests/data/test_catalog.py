@@ -56,6 +56,24 @@ def test_the_columns_of_the_contract(write: Write) -> None:
     assert notes.kinds["mood"] == "categorical (inferred)"
 
 
+def test_what_may_be_shown_is_read_apart_and_fails_closed(write: Write) -> None:
+    """A safety that is missing is the lowest; what cannot be read is as good as blocked. None of it is a side column."""
+    rows = ["1,0,0.5", "2,1,0.9", "3,,1", "4,false,", "5,true,1", "6,0,2", "7,0,high", "8,maybe,0.7"]
+    rejects = RejectLog()
+    videos, notes = catalog(write({"videos.csv": "\n".join(["video_id,blocked,safety", *rows])}), rejects)
+    assert videos.safety is not None
+    np.testing.assert_array_equal(videos.safety, np.array([0.5, -1, 1, 0, -1, -1, -1, -1], np.float32))
+    assert videos.columns.names == ()
+    assert notes.kinds == {"blocked": "by contract", "safety": "by contract"}
+    assert rejects.counts() == {"videos.csv": {"bad safety": 2, "bad blocked": 1}}
+
+
+@pytest.mark.parametrize(("table", "expected"), [("video_id,blocked\na,1\nb,", [-1, 1]), ("video_id\na\nb", None)])
+def test_without_a_safety_column_all_is_safe(write: Write, table: str, expected: list[float] | None) -> None:
+    safety = catalog(write({"videos.csv": table}))[0].safety
+    assert (safety is None) if expected is None else (safety.tolist() == expected)
+
+
 def test_ids_alone_make_a_catalogue(write: Write) -> None:
     videos, notes = catalog(write({"videos.csv": "video_id\n7\n07\n"}))
     assert videos.ids.tolist() == ["7", "07"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfrec.data.schema import Dataset, Part
 from tfrec.evaluation.evaluate import make_task
-from tfrec.export.log_requests import task_requests
+from tfrec.export.log_requests import no_filters, task_requests
 from tfrec.export.recommender import Recommender
 
 SCRIPT = """
@@ -40,6 +40,7 @@ def test_tensorflow_alone_gives_the_slates_of_the_library(
     task = make_task(dataset.interactions, Part.TEST)
     requests = task_requests(dataset, task, np.arange(len(task)), 8)
     requests["candidate"] = requests["history"]
+    requests |= no_filters(len(task))
     requests["video_id"] = dataset.videos.ids[: len(task)]
     as_bytes = {
         name: np.char.encode(values.astype(str), "utf-8") if values.dtype == object else values

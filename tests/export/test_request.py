@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec.export.request import RawRequest, Request, RequestParser, VideoIds
+from tfrec.export.request import RawFilters, RawRequest, Request, RequestParser, VideoIds, or_default
 
 DAY = 86_400
 LOG_END = 100 * DAY
@@ -20,10 +20,11 @@ def parse(
     user: list[str] | None = None,
     length: int = 3,
     log_end: int = LOG_END,
+    filters: RawFilters | None = None,
 ) -> Request:
     """Parses with the videos a to f (rows 0 to 5) and the users x and y."""
     videos = VideoIds(np.array(list("abcdef"), object))
-    parser = RequestParser(np.array(["x", "y"], object), videos, length, log_end)
+    parser = RequestParser(np.array(["x", "y"], object), videos, length, log_end, min_safety=0.25)
     batch = len(history)
     shape = [batch, len(history[0]) if history else 0]
     raw = RawRequest(
@@ -34,7 +35,7 @@ def parse(
         exclude=tf.constant(exclude, tf.string) if exclude is not None else tf.constant([], tf.string, [batch, 0]),
         k=tf.constant([5] * batch, tf.int32, [batch]),
     )
-    return parser.parse(raw)
+    return parser.parse(raw, filters)
 
 
 def test_known_videos_move_to_the_front_in_order() -> None:
@@ -61,8 +62,8 @@ def test_an_empty_history_is_one_column_of_padding(history: list[list[str]]) -> 
 
 def test_an_empty_batch() -> None:
     request = parse([])
-    assert request.query.history.shape[0] == request.forbidden.rows.shape[0] == 0
-    assert request.forbidden.count == 0
+    assert request.query.history.shape[0] == request.filters.forbidden.shape[0] == 0
+    assert request.filters.num_forbidden == 0
 
 
 def test_users() -> None:
@@ -93,11 +94,36 @@ def test_times_mean_nothing_to_a_model_without_times() -> None:
 
 
 def test_all_that_was_watched_or_excluded_is_forbidden() -> None:
-    forbidden = parse(
+    filters = parse(
         [["a", "b", "c", "d", "a"], ["f", "", "", "", ""]], exclude=[["e", ""], ["?", ""]], length=2
-    ).forbidden
+    ).filters
     videos = tf.constant([[0, 1, 2, 3, 4, 5, -1]] * 2)
     np.testing.assert_array_equal(
-        forbidden.has(videos), [[True, True, True, True, True, False, True], [False] * 5 + [True, True]]
+        filters.forbid(videos), [[True, True, True, True, True, False, True], [False] * 5 + [True, True]]
     )
-    assert forbidden.count == 6
+    assert filters.num_forbidden == 6
+
+
+def test_filters() -> None:
+    filters = RawFilters(
+        allow=tf.constant([["c", "a", "", "c", "?"], ["", "", "", "", ""], ["?", "", "", "", ""]]),
+        block=tf.constant([["f", "f"], ["?", ""], ["", ""]]),
+        min_safety=tf.constant([0.5, -1.0, np.nan]),
+    )
+    request = parse([["b"], [""], [""]], filters=filters)
+    assert request.allow is not None
+    np.testing.assert_array_equal(request.allow.given, [True, False, True])
+    assert [sorted(row[row >= 0]) for row in request.allow.rows.numpy()] == [[0, 2], [], []]
+    assert sorted(request.filters.forbidden.numpy()[0])[-3:] == [1, 5, 5]
+    np.testing.assert_allclose(request.filters.min_safety, [0.5, 0.25, 0.25])
+
+
+def test_without_filters_those_of_the_export_hold() -> None:
+    request = parse([["b"], [""]])
+    assert request.allow is None
+    np.testing.assert_allclose(request.filters.min_safety, [0.25, 0.25])
+
+
+def test_defaults_stand_in_for_what_is_negative_or_no_number() -> None:
+    weights = or_default(tf.constant([[-1.0, 0.0, np.nan, 3.0]]), [1.0, 2.0, 4.0, 5.0])
+    np.testing.assert_array_equal(weights, [[1, 0, 4, 3]])

@@ -20,11 +20,11 @@ from tfrec.export.warmup import WARMUP_FILE, read_warmup, recommender_calls, rep
 
 @pytest.fixture(scope="module")
 def calls(dataset: Dataset, recommender: Recommender) -> list[SignatureCall]:
-    return recommender_calls(dataset, make_task(dataset.interactions, Part.TEST), recommender.functions, 9, 10)
+    return recommender_calls(dataset, make_task(dataset.interactions, Part.TEST), recommender.functions, 11, 10)
 
 
 def test_every_signature_is_called_and_large_batches_too(calls: list[SignatureCall], recommender: Recommender) -> None:
-    assert len(calls) == 9
+    assert len(calls) == 11
     assert {call.signature for call in calls} == set(recommender.functions)
     assert {len(next(iter(call.inputs.values()))) for call in calls} == {1, 32}
 

@@ -14,14 +14,14 @@ from tfrec.config import ColumnKind, DataConfig
 from tfrec.data.columns import ColumnNotes, encode_categories, read_side_columns, split_list, without_missing_words
 from tfrec.data.entities import Entities, read_entities
 from tfrec.data.media_files import MEDIA_FOLDERS, find_media
-from tfrec.data.parse import parse_times, to_seconds
+from tfrec.data.parse import parse_labels, parse_numbers, parse_times, to_seconds
 from tfrec.data.rejects import MEDIA, RejectLog
-from tfrec.data.schema import Catalog, CategoricalColumn, FeatureColumns, FloatArray, Users
+from tfrec.data.schema import BLOCKED, Catalog, CategoricalColumn, FeatureColumns, FloatArray, Users
 from tfrec.data.tables import Table
 from tfrec.errors import TfrecError
 
 _CONTENT_FOLDER = "content_features"
-_OWN_MEANING = ("title", "created_at", "generate_method", "prompt", "gen_params")
+_OWN_MEANING = ("title", "created_at", "generate_method", "prompt", "gen_params", "blocked", "safety")
 _FIXED_KINDS: dict[str, ColumnKind] = {"tags": "list", "duration": "numeric"}
 _CHUNK_ROWS = 1 << 16
 
@@ -59,6 +59,7 @@ def read_catalog(table: Table, folder: Path, config: DataConfig, rejects: Reject
         columns=side.features,
         content=_read_content(folder / _CONTENT_FOLDER, videos, rejects, config.max_rejected),
         media=find_media(folder, {video_id: row for row, video_id in enumerate(ids)}, rejects),
+        safety=_safety(videos, rejects),
     )
     for group in (videos.file, MEDIA):
         rejects.check(group, config.max_rejected)
@@ -124,6 +125,19 @@ def _created_at(videos: Entities, rejects: RejectLog) -> NDArray[np.int64]:
 def _generate_method(videos: Entities, config: DataConfig) -> CategoricalColumn | None:
     values = _column(videos, "generate_method")
     return None if values.null_count == len(values) else encode_categories(values, config.min_category_count)
+
+
+def _safety(videos: Entities, rejects: RejectLog) -> NDArray[np.float32] | None:
+    """What cannot be read counts as blocked, and a missing number as the least safe: a filter must not fail open."""
+    if not {"blocked", "safety"} & set(videos.columns):
+        return None
+    blocked, unreadable = parse_labels(_column(videos, "blocked"))
+    numbers = parse_numbers(_column(videos, "safety"))
+    bad = numbers.bad | (numbers.values < 0) | (numbers.values > 1)
+    videos.reject_values("blocked", unreadable, rejects)
+    videos.reject_values("safety", bad, rejects)
+    safety = np.nan_to_num(numbers.values) if "safety" in videos.columns else np.ones(len(blocked))
+    return np.where((blocked == 1) | unreadable | bad, BLOCKED, safety).astype(np.float32)
 
 
 def _gen_params(videos: Entities, rejects: RejectLog) -> FloatArray:

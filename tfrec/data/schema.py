@@ -21,6 +21,9 @@ from tfrec.data.rejects import RejectLog
 LABELS = ("click", "finish", "like")
 """Event kinds, in the order of their bits in `Interactions.kinds`."""
 
+BLOCKED = -1.0
+"""Safety of a video that is never shown: below every threshold."""
+
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
 
@@ -129,6 +132,8 @@ class Catalog:
         columns: their side columns.
         content: embeddings the user brought, float `[num_videos, dim]` by name (memory-mapped).
         media: raw media by row number, for the videos that have any.
+        safety: float32 `[num_videos]`, how safe a video is to show, 0 to 1; `BLOCKED` for one that may never be. None where
+            the table says neither. No model learns from it.
     """
 
     ids: NDArray[np.object_]
@@ -141,6 +146,7 @@ class Catalog:
     columns: FeatureColumns
     content: Mapping[str, FloatArray]
     media: Mapping[int, MediaSource]
+    safety: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -54,6 +54,17 @@ def task_requests(
     }
 
 
+def no_filters(size: int) -> dict[str, NDArray[Any]]:
+    """The further inputs of `recommend_filtered` for `size` requests, such that it answers as `recommend` does."""
+    nothing = np.full((size, 1), "", object)
+    return {
+        "allow": nothing,
+        "block": nothing,
+        "min_safety": np.full(size, -1, np.float32),
+        "weights": np.full((size, 4), -1, np.float32),
+    }
+
+
 def tensors(inputs: Inputs) -> dict[str, tf.Tensor]:
     """The inputs as tensors."""
     return {

@@ -9,7 +9,7 @@ Terms. *Candidates* are the videos retrieved for a request and ranked; a *slate*
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,14 +19,32 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.config import ExportConfig
-from tfrec.data.input_pipeline import Query
+from tfrec.data.input_pipeline import Query, days_between
 from tfrec.data.schema import LABELS
+from tfrec.export.candidates import Candidates, Retriever, best, widened
+from tfrec.export.filters import Filters, Safety
 from tfrec.export.log_requests import Inputs, tensors
-from tfrec.export.request import QUERY_SPECS, RawRequest, Request, RequestParser, VideoIds
+from tfrec.export.request import (
+    CHOICE_SPECS,
+    FILTER_SPECS,
+    QUERY_SPECS,
+    RawFilters,
+    RawRequest,
+    Request,
+    RequestParser,
+    VideoIds,
+    or_default,
+)
 from tfrec.export.text_search import TextSearch
 from tfrec.index.base import Index
 
 Outputs = dict[str, tf.Tensor]
+
+WEIGHTED = (*LABELS, "freshness")
+"""What the final score weighs, in the order of the input `weights`."""
+
+LARGEST_WEIGHT = 1e6
+"""A larger weight in a request counts as this, so that scores stay finite."""
 
 POPULAR, NEW = "popular", "new"
 """Reasons where no video of the history argues for a candidate."""
@@ -62,6 +80,8 @@ class ServingModel:
         temperature: of the retrieval softmax.
         config: slots, candidates and weights.
         text_search: where the catalogue has texts.
+        safety: float32 `[num_videos]` as in `Catalog`; None: every video may be shown.
+        created_at: int64 `[num_videos]` Unix seconds, 0 where unknown; None: no video has a time.
     """
 
     user_ids: NDArray[np.object_]
@@ -76,6 +96,8 @@ class ServingModel:
     temperature: float
     config: ExportConfig
     text_search: TextSearch | None = None
+    safety: NDArray[np.float32] | None = None
+    created_at: NDArray[np.int64] | None = None
 
 
 class Embedded(NamedTuple):
@@ -90,18 +112,6 @@ class Embedded(NamedTuple):
     request: Request
     events: tf.Tensor
     embeddings: tf.Tensor
-
-
-class Candidates(NamedTuple):
-    """Videos that may be shown.
-
-    Args:
-        rows: int32 `[B, C]` row numbers, best first, -1 padding.
-        scores: float32 `[B, C]` inner products, -inf for padding.
-    """
-
-    rows: tf.Tensor
-    scores: tf.Tensor
 
 
 class Slate(NamedTuple):
@@ -128,7 +138,14 @@ class Recommender:
         self._num_videos = len(model.video_ids)
         self._num_candidates = min(model.config.num_candidates, self._num_videos)
         self._ids = VideoIds(model.video_ids)
-        self._parser = RequestParser(model.user_ids, self._ids, model.history_length, model.log_end)
+        config = model.config
+        self._parser = RequestParser(model.user_ids, self._ids, model.history_length, model.log_end, config.min_safety)
+        self._safety = Safety(model.safety, self._num_videos)
+        self._retriever = Retriever(model.index, model.video_embeddings, self._safety, self._num_candidates)
+        self._weights = [getattr(config, f"{name}_weight") for name in WEIGHTED]
+        self._created_at = None
+        if model.created_at is not None:
+            self._created_at = tf.Variable(model.created_at, trainable=False, name="created_at")
         self._is_cold = tf.Variable(model.is_cold, trainable=False, name="is_cold")
         self._mean_taste = tf.reduce_mean(model.video_embeddings[:, :-1], axis=0)
         self.functions: Mapping[str, tf.types.experimental.ConcreteFunction] = self._trace()
@@ -150,22 +167,35 @@ class Recommender:
     def _trace(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """One function per signature; the order of its arguments is that of the specs."""
         candidate = tf.TensorSpec([None, None], tf.string, "candidate")
-        functions = {
-            "recommend": tf.function(self._recommend, QUERY_SPECS),
-            "retrieve": tf.function(self._retrieve_ids, QUERY_SPECS),
-            "rank": tf.function(self._rank, (*QUERY_SPECS, candidate)),
-            "embed_user": tf.function(self._embed_user, QUERY_SPECS),
-            "similar_videos": tf.function(self._similar_videos, (tf.TensorSpec([None], tf.string, "video_id"),)),
+        signatures: dict[str, tuple[Callable[..., Outputs], tuple[tf.TensorSpec, ...]]] = {
+            "recommend": (self._recommend, QUERY_SPECS),
+            "recommend_filtered": (self._recommend_filtered, (*QUERY_SPECS, *FILTER_SPECS, *CHOICE_SPECS)),
+            "retrieve": (self._retrieve, QUERY_SPECS),
+            "retrieve_filtered": (self._retrieve_filtered, (*QUERY_SPECS, *FILTER_SPECS)),
+            "rank": (self._rank, (*QUERY_SPECS, candidate)),
+            "embed_user": (self._embed_user, QUERY_SPECS),
+            "similar_videos": (self._similar_videos, (tf.TensorSpec([None], tf.string, "video_id"),)),
         }
         if self._model.text_search is not None:
-            functions["search"] = tf.function(self._search, (tf.TensorSpec([None], tf.string, "query"),))
-        traced = {name: function.get_concrete_function() for name, function in functions.items()}
+            signatures["search"] = (self._search, (tf.TensorSpec([None], tf.string, "query"),))
+        traced = {
+            name: tf.function(call, specs, autograph=False).get_concrete_function()
+            for name, (call, specs) in signatures.items()
+        }
         return {"serving_default": traced["recommend"], **traced}
 
     def _recommend(self, *inputs: tf.Tensor) -> Outputs:
-        embedded = self._embed(RawRequest(*inputs))
-        candidates = self._retrieve(embedded)
-        scores = self._score(embedded, candidates)
+        return self._slate(self._embed(RawRequest(*inputs)), tf.constant([self._weights]))
+
+    def _recommend_filtered(self, *inputs: tf.Tensor) -> Outputs:
+        *asked, weights = inputs
+        embedded = self._embed(RawRequest(*asked[: len(QUERY_SPECS)]), RawFilters(*asked[len(QUERY_SPECS) :]))
+        return self._slate(embedded, or_default(tf.minimum(weights, LARGEST_WEIGHT), self._weights))
+
+    def _slate(self, embedded: Embedded, weights: tf.Tensor) -> Outputs:
+        """The outputs of `recommend`; the weights are float32 `[B or 1, 4]`."""
+        candidates = self._nearest(embedded)
+        scores = self._score(embedded, candidates, weights)
         slate = self._fill_slots(candidates, scores["score"], embedded.request.k)
         outputs = {name: _in_slots(slate, values) for name, values in scores.items()}
         return {
@@ -175,15 +205,20 @@ class Recommender:
             "is_cold": self._cold(slate.rows),
         }
 
-    def _retrieve_ids(self, *inputs: tf.Tensor) -> Outputs:
-        candidates = self._retrieve(self._embed(RawRequest(*inputs)))
-        return self._found(candidates)
+    def _retrieve(self, *inputs: tf.Tensor) -> Outputs:
+        return self._found(self._nearest(self._embed(RawRequest(*inputs))))
+
+    def _retrieve_filtered(self, *inputs: tf.Tensor) -> Outputs:
+        asked, filters = inputs[: len(QUERY_SPECS)], inputs[len(QUERY_SPECS) :]
+        return self._found(self._nearest(self._embed(RawRequest(*asked), RawFilters(*filters))))
 
     def _rank(self, *inputs: tf.Tensor) -> Outputs:
+        """What a list is worth, whatever of it may be shown."""
         embedded = self._embed(RawRequest(*inputs[:-1]))
         rows = self._ids.rows(inputs[-1])
-        products = tf.einsum("bd,bcd->bc", embedded.embeddings, self._embeddings_of(rows))
-        return self._score(embedded, Candidates(rows, tf.where(rows >= 0, products, -np.inf)))
+        products = tf.squeeze(tf.matmul(self._embeddings_of(rows), embedded.embeddings[:, :, None]), 2)
+        candidates = Candidates(rows, tf.where(rows >= 0, products, -np.inf))
+        return self._score(embedded, candidates, tf.constant([self._weights]))
 
     def _embed_user(self, *inputs: tf.Tensor) -> Outputs:
         return {"embedding": self._embed(RawRequest(*inputs)).embeddings}
@@ -193,58 +228,67 @@ class Recommender:
         row = self._ids.rows(video_id)[:, None]
         taste = self._tastes(row)
         query = tf.pad(taste[:, 0], [[0, 0], [0, 1]])  # appeal does not make a video alike
-        found = self._model.index.search(query, min(self._model.config.num_candidates + 1, self._num_videos)).rows
+        found = self._retriever.nearest(query, self._default_filters(row), tf.zeros_like(row[:, 0])).rows
         cosine = tf.squeeze(tf.matmul(taste, self._tastes(found), transpose_b=True), 1)
-        cosine = tf.where((row >= 0) & (found >= 0) & (found != row), cosine, -np.inf)
-        return self._found(_best(found, cosine, self._model.config.max_k))
+        return self._found(best(found, tf.where((row >= 0) & (found >= 0), cosine, -np.inf), self._model.config.max_k))
 
     def _search(self, query: tf.Tensor) -> Outputs:
         assert self._model.text_search is not None
         cosine = self._model.text_search.scores(query)
-        return self._found(_best(None, cosine, self._model.config.max_k))
+        filters = self._default_filters(tf.fill([tf.shape(query)[0], 1], -1))
+        return self._found(best(None, self._safety.without_hidden(cosine, filters), self._model.config.max_k))
 
-    def _embed(self, raw: RawRequest) -> Embedded:
-        request = self._parser.parse(raw)
+    def _default_filters(self, forbidden: tf.Tensor) -> Filters:
+        return Filters(forbidden, tf.fill(tf.shape(forbidden)[:1], self._model.config.min_safety))
+
+    def _embed(self, raw: RawRequest, filters: RawFilters | None = None) -> Embedded:
+        request = self._parser.parse(raw, filters)
         events = self._embeddings_of(request.query.history)
         return Embedded(request, events, self._model.query_tower(request.query, events))
 
+    def _nearest(self, embedded: Embedded) -> Candidates:
+        request = embedded.request
+        return self._retriever.nearest(embedded.embeddings, request.filters, self._slots(request.k), request.allow)
+
+    def _slots(self, k: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(k, 0, self._model.config.max_k)
+
     def _embeddings_of(self, rows: tf.Tensor) -> tf.Tensor:
         """float32 `[..., D]`; those of row 0 for padding."""
-        return tf.gather(self._model.video_embeddings, tf.maximum(rows, 0))
+        # From the tensor that is read: once a variable itself was gathered from, every read of it is a copy.
+        return tf.gather(tf.convert_to_tensor(self._model.video_embeddings), tf.maximum(rows, 0))
 
-    def _retrieve(self, embedded: Embedded) -> Candidates:
-        """The nearest videos that may be shown.
-
-        As many more are searched as may not be shown, so that these take no candidate's place.
-        """
-        forbidden = embedded.request.forbidden
-        wanted = tf.minimum(self._num_candidates + forbidden.count, self._num_videos)
-        found = self._model.index.search(embedded.embeddings, wanted)
-        scores = tf.where(forbidden.has(found.rows), -np.inf, found.scores)
-        return _best(found.rows, scores, self._num_candidates)
-
-    def _score(self, embedded: Embedded, candidates: Candidates) -> Outputs:
+    def _score(self, embedded: Embedded, candidates: Candidates, weights: tf.Tensor) -> Outputs:
         """`score` and the probability of each of `LABELS`, float32 `[B, C]`, 0 for padding."""
-        config, present = self._model.config, candidates.rows >= 0
+        present = candidates.rows >= 0
         request, events, embeddings = embedded
         predicted = self._model.ranking.probabilities(request.query, embeddings, events, candidates.rows)
-        probabilities = {name: tf.where(present, values, 0.0) for name, values in predicted.items()}
-        worth = tf.add_n([getattr(config, f"{name}_weight") * values for name, values in probabilities.items()])
+        if self._created_at is not None:
+            predicted["freshness"] = self._freshness(request.query.timestamp, candidates.rows)
+        parts = {name: tf.where(present, values, 0.0) for name, values in predicted.items()}
+        weight_of = dict(zip(WEIGHTED, tf.unstack(weights[:, :, None], axis=1), strict=True))
+        worth = tf.add_n([weight_of[name] * values for name, values in parts.items()])
         share = tf.where(present, tf.nn.softmax(candidates.scores / self._model.temperature), 0.0)
-        score = worth * share**config.retrieval_exponent
+        score = worth * share**self._model.config.retrieval_exponent
         missing = tf.zeros_like(score)
-        return {"score": score, **{name: probabilities.get(name, missing) for name in LABELS}}
+        return {"score": score, **{name: parts.get(name, missing) for name in LABELS}}
+
+    def _freshness(self, now: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """float32 `[B, C]`: halves with every half-life of age, 0 where a time is unknown."""
+        created = tf.gather(tf.convert_to_tensor(self._created_at), tf.maximum(rows, 0))
+        half_lives = days_between(created, now[:, None]) / self._model.config.freshness_half_life_days
+        return tf.where((created > 0) & (now[:, None] > 0), 2.0**-half_lives, 0.0)
 
     def _fill_slots(self, candidates: Candidates, score: tf.Tensor, k: tf.Tensor) -> Slate:
         """The best `k` candidates of each request; the slate is as wide as the largest `k`."""
-        k = tf.clip_by_value(k, 0, self._model.config.max_k)
+        k = self._slots(k)
         width = tf.maximum(tf.reduce_max(k), 1)
         best = tf.math.top_k(
             tf.where(candidates.rows >= 0, score, -np.inf), tf.minimum(width, self._num_candidates)
         ).indices
         rows = tf.gather(candidates.rows, best, batch_dims=1)
         rows = tf.where(tf.range(tf.shape(rows)[1]) < k[:, None], rows, -1)
-        return Slate(_widened(rows, width, -1), _widened(best, width, 0))
+        return Slate(widened(rows, width, -1), widened(best, width, 0))
 
     def _reasons(self, embedded: Embedded, rows: tf.Tensor) -> tf.Tensor:
         """String `[B, K]`: the video of the history most alike in taste, if it is alike at all; else `new` or `popular`."""
@@ -281,28 +325,9 @@ class Recommender:
         return root
 
 
-def _best(rows: tf.Tensor | None, scores: tf.Tensor, width: int) -> Candidates:
-    """The `width` videos with the largest scores.
-
-    Args:
-        rows: int32 `[B, M]` row numbers; without them, all of the catalogue in order.
-        scores: float32 `[B, M]`, -inf for what is no candidate.
-        width: of the result; what is missing is padding.
-    """
-    best = tf.math.top_k(scores, tf.minimum(width, tf.shape(scores)[1]))
-    chosen = best.indices if rows is None else tf.gather(rows, best.indices, batch_dims=1)
-    chosen = tf.where(best.values > -np.inf, chosen, -1)
-    return Candidates(_widened(chosen, width, -1), _widened(best.values, width, -np.inf))
-
-
 def _in_slots(slate: Slate, values: tf.Tensor) -> tf.Tensor:
     """float32 `[B, K]` of float32 `[B, C]`: what belongs to the videos shown, 0 in empty slots."""
     return tf.where(slate.rows >= 0, tf.gather(values, slate.places, batch_dims=1), 0.0)
-
-
-def _widened(values: tf.Tensor, width: int | tf.Tensor, filling: float) -> tf.Tensor:
-    """`[B, width]`, filled up at the end."""
-    return tf.pad(values, [[0, 0], [0, width - tf.shape(values)[1]]], constant_values=filling)
 
 
 def save_recommender(recommender: Recommender, folder: Path) -> None:

@@ -12,6 +12,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.data.input_pipeline import Query, days_between
+from tfrec.export.candidates import AllowList
+from tfrec.export.filters import Filters
 
 QUERY_SPECS = (
     tf.TensorSpec([None], tf.string, "user_id"),
@@ -22,6 +24,16 @@ QUERY_SPECS = (
     tf.TensorSpec([None], tf.int32, "k"),
 )
 """Inputs of every signature that a user asks."""
+
+FILTER_SPECS = (
+    tf.TensorSpec([None, None], tf.string, "allow"),
+    tf.TensorSpec([None, None], tf.string, "block"),
+    tf.TensorSpec([None], tf.float32, "min_safety"),
+)
+"""More inputs of the signatures that end in `_filtered`."""
+
+CHOICE_SPECS = (tf.TensorSpec([None, 4], tf.float32, "weights"),)
+"""More inputs of `recommend_filtered`."""
 
 
 class RawRequest(NamedTuple):
@@ -44,22 +56,18 @@ class RawRequest(NamedTuple):
     k: tf.Tensor
 
 
-class Forbidden(NamedTuple):
-    """Videos that may not be shown.
+class RawFilters(NamedTuple):
+    """The tensors of `FILTER_SPECS`; `A` videos allowed and `X` blocked at most.
 
     Args:
-        rows: int32 `[B, F]` row numbers, ascending; -1 is always among them.
-        count: int32 scalar, the most of them that are known in one request.
+        allow: string `[B, A]` the only video ids to be shown, padded with ""; nothing but "" allows everything.
+        block: string `[B, X]` video ids, padded with "".
+        min_safety: float32 `[B]`; the exported threshold where it is no number from 0 up.
     """
 
-    rows: tf.Tensor
-    count: tf.Tensor
-
-    def has(self, videos: tf.Tensor) -> tf.Tensor:
-        """Bool `[B, C]` for int32 `[B, C]` row numbers: forbidden, or no video at all."""
-        # A value is in a sorted row if the places before and behind it differ; this never builds [B, C, F].
-        before = tf.raw_ops.LowerBound(sorted_inputs=self.rows, values=videos)
-        return before < tf.raw_ops.UpperBound(sorted_inputs=self.rows, values=videos)
+    allow: tf.Tensor
+    block: tf.Tensor
+    min_safety: tf.Tensor
 
 
 class Request(NamedTuple):
@@ -67,13 +75,15 @@ class Request(NamedTuple):
 
     Args:
         query: for the towers; `T` is as small as the batch allows.
-        forbidden: what the user has watched or excludes.
+        filters: what the user has watched or excludes, and the safety asked for.
         k: int32 `[B]` as it came.
+        allow: lists, where the signature has them.
     """
 
     query: Query
-    forbidden: Forbidden
+    filters: Filters
     k: tf.Tensor
+    allow: AllowList | None
 
 
 class VideoIds:
@@ -112,16 +122,25 @@ class RequestParser:
         videos: the catalogue's ids.
         history_length: most recent known events used.
         log_end: Unix seconds of the last event in the log; 0 where the log has no times: then those of requests do not count.
+        min_safety: threshold where a request has none.
     """
 
-    def __init__(self, user_ids: NDArray[np.object_], videos: VideoIds, history_length: int, log_end: int) -> None:
+    def __init__(
+        self,
+        user_ids: NDArray[np.object_],
+        videos: VideoIds,
+        history_length: int,
+        log_end: int,
+        min_safety: float = 0.0,
+    ) -> None:
         self.users = row_table(user_ids)
         self._videos = videos
         self._history_length = history_length
         self._log_end = log_end
+        self._min_safety = min_safety
 
-    def parse(self, raw: RawRequest) -> Request:
-        """Reads a batch of requests."""
+    def parse(self, raw: RawRequest, filters: RawFilters | None = None) -> Request:
+        """Reads a batch of requests, without `filters` those of the export."""
         tf.debugging.assert_equal(
             tf.shape(raw.history),
             tf.shape(raw.history_timestamp),
@@ -141,7 +160,20 @@ class RequestParser:
             history_kind=tf.cast(present, tf.int32),  # requests carry no kinds: a watched video counts as clicked
             history_age=tf.where(event_time > 0, days_between(event_time, now[:, None]), 0.0),
         )
-        return Request(query, _forbidden(tf.concat([watched, self._videos.rows(raw.exclude)], axis=1)), raw.k)
+        if filters is None:
+            forbidden, allow = tf.concat([watched, self._videos.rows(raw.exclude)], axis=1), None
+            min_safety = tf.fill(tf.shape(raw.k), self._min_safety)
+        else:
+            forbidden = tf.concat([watched, *map(self._videos.rows, (raw.exclude, filters.block))], axis=1)
+            allow = self._allow_list(filters.allow)
+            min_safety = or_default(filters.min_safety, self._min_safety)
+        return Request(query, Filters(tf.sort(forbidden, axis=1), min_safety), raw.k, allow)
+
+    def _allow_list(self, ids: tf.Tensor) -> AllowList:
+        # One column more than came, so that there is a first one; a video that stands twice counts once.
+        rows = tf.sort(self._videos.rows(tf.pad(ids, [[0, 0], [0, 1]])), axis=1)
+        repeated = tf.pad(rows[:, 1:] == rows[:, :-1], [[0, 0], [1, 0]])
+        return AllowList(tf.where(repeated, -1, rows), tf.reduce_any(ids != "", axis=1))
 
     def _now(self, timestamp: tf.Tensor, event_time: tf.Tensor) -> tf.Tensor:
         """int64 `[B]`: the time of the request; where it is unknown, of the latest event, or of the end of the log."""
@@ -171,6 +203,6 @@ def _latest(rows: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
     return first.indices, first.values > 0
 
 
-def _forbidden(rows: tf.Tensor) -> Forbidden:
-    count = tf.reduce_sum(tf.cast(rows >= 0, tf.int32), axis=1)
-    return Forbidden(tf.sort(rows, axis=1), tf.maximum(tf.reduce_max(count), 0))
+def or_default(values: tf.Tensor, default: float | list[float]) -> tf.Tensor:
+    """What was asked for, and the default where that is negative or no number."""
+    return tf.where(values >= 0, values, default)

@@ -16,7 +16,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tfrec.data.schema import Dataset
 from tfrec.errors import TfrecError
 from tfrec.evaluation.evaluate import EvaluationTask
-from tfrec.export.log_requests import Inputs, SignatureCall, task_requests, tensors
+from tfrec.export.log_requests import Inputs, SignatureCall, no_filters, task_requests, tensors
+from tfrec.export.request import CHOICE_SPECS, FILTER_SPECS
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_REQUESTS = 1000
@@ -34,8 +35,16 @@ _CALLS = (
     ("similar_videos", 1),
     ("search", 1),
     ("recommend", _LARGE_BATCH),
+    ("recommend_filtered", 1),
+    ("retrieve_filtered", 1),
 )
 """Signatures and batch sizes, the most important first."""
+
+FILTERED = {
+    "recommend_filtered": [spec.name for spec in (*FILTER_SPECS, *CHOICE_SPECS)],
+    "retrieve_filtered": [spec.name for spec in FILTER_SPECS],
+}
+"""What these signatures take besides the inputs of `recommend`."""
 
 
 def recommender_calls(
@@ -70,6 +79,10 @@ def _inputs(dataset: Dataset, task: EvaluationTask, signature: str, positions: n
     if signature == "search":
         return {"query": dataset.videos.texts[videos]}
     requests = task_requests(dataset, task, positions, k)
+    if signature in FILTERED:
+        filters = no_filters(len(positions))
+        filters["allow"] = dataset.videos.ids[(videos[:, None] + np.arange(_RANKED)) % len(dataset.videos)]
+        return requests | {name: filters[name] for name in FILTERED[signature]}
     if signature == "rank":
         ranked = (videos[:, None] + np.arange(_RANKED)) % len(dataset.videos)
         requests["candidate"] = dataset.videos.ids[ranked]

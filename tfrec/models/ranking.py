@@ -114,7 +114,7 @@ class RankingModel(Model):
         """
         shape = tf.shape(candidates)
         users, rows = tf.repeat(query.user, shape[1]), tf.maximum(tf.reshape(candidates, [-1]), 0)
-        videos = tf.gather(self.video_embeddings, tf.maximum(candidates, 0))
+        videos = tf.gather(tf.convert_to_tensor(self.video_embeddings), tf.maximum(candidates, 0))
         parts = [*self._matches(query, query_embeddings, events, videos), *self._identities(users, rows, training)]
         parts += [tf.gather(self.log_count, rows)[:, None], self._age(tf.repeat(query.timestamp, shape[1]), rows)]
         parts += [columns(ids) for columns, ids in ((self.user_columns, users), (self.video_columns, rows)) if columns]
