@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     "librosa~=0.11.0",
     "opencv-python-headless~=4.11.0",
     "av>=14,<19",
+    "scenedetect~=0.6.7",
     "numpy>=1.26,<2",
     "pandas>=2.2,<4",
     "pyarrow>=17,<26",  # 26 refuses NumPy 1.26 when it is imported

@@ -17,6 +17,7 @@ ColumnKind = Literal["categorical", "numeric", "text", "list"]
 QueryEncoder = Literal["attention", "gru", "decay", "mean"]
 Fusion = Literal["gated", "weighted", "concat", "attention"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
+SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
 BaselineName = Literal[
     "popularity", "recent_popularity", "item_knn", "user_knn", "als", "bpr", "ease", "ease_content", "content_knn"
 ]
@@ -131,17 +132,22 @@ class ImageConfig:
     Args:
         encoder: handle (URL or folder) of the module; without it the project builds a small CNN.
         image_size: height and width of a frame in pixels.
-        num_frames: frames taken per video, uniform over its length.
+        num_frames: most frames taken per video.
+        sampling: which: `uniform` over its length, `fixed_rate` (an even choice of more than `num_frames`), or `key_frames`
+            (the middle of each scene; needs every frame of the video decoded).
+        frames_per_second: of `fixed_rate`.
         batch_size: frames encoded at once.
     """
 
     encoder: str | None = None
     image_size: int = 96
     num_frames: int = 8
+    sampling: SamplingMode = "uniform"
+    frames_per_second: float = 1.0
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        _require_positive(self, "image_size", "num_frames", "batch_size")
+        _require_positive(self, "image_size", "num_frames", "frames_per_second", "batch_size")
 
 
 @dataclass(frozen=True)

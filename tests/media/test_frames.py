@@ -1,6 +1,7 @@
 """Frames of real files, written here: which are taken, what they look like, and why there are none."""
 
 import os
+import struct
 import time
 
 import av
@@ -31,7 +32,7 @@ CONTAINERS = [("mp4", "libx264"), ("mov", "libx264"), ("mkv", "libx264"), ("webm
 @pytest.mark.parametrize(("suffix", "codec"), CONTAINERS)
 def test_frames_on_screen_at_the_middle_of_equal_parts(tmp_path, write_media, suffix, codec):
     path = write_media(tmp_path / f"a.{suffix}", counting(40), codec)
-    frames = read_frames(path, num_frames=4, image_size=32)
+    frames = read_frames(path, 4, image_size=32)
     assert frames.shape == (4, 32, 32, 3)
     assert frames.dtype == np.uint8
     # 4 s, sampled at 0.5, 1.5, 2.5 and 3.5 s: pictures 5, 15, 25 and 35
@@ -232,3 +233,38 @@ def test_damaged_bytes_never_crash(tmp_path, write_media):
             outcomes.add("refused")
     assert outcomes == {np.dtype(np.uint8), "refused"}
     assert time.monotonic() - start < 60
+
+
+EXIF_CORNERS = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
+"""Where the top left corner of the stored picture is on screen: row, column (Exif 2.3, tag 274)."""
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """The picture with an Exif segment of one entry."""
+    entry = struct.pack("<HHIHH", 274, 3, 1, orientation, 0)
+    body = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+@pytest.mark.parametrize(("orientation", "corner"), EXIF_CORNERS.items())
+def test_orientation_of_photographs_is_applied(tmp_path, orientation, corner):
+    picture = plain(0, 32, 48)
+    picture[:16, :24] = 255
+    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+    (tmp_path / "a.jpg").write_bytes(with_orientation(jpeg, orientation))
+    frame = read_frames(tmp_path, 1, 32)[0, ..., 0]
+    quarters = frame.reshape(2, 16, 2, 16)[:, 4:12, :, 4:12].mean(axis=(1, 3))
+    expected = np.zeros((2, 2))
+    expected[corner] = 255
+    np.testing.assert_allclose(quarters, expected, atol=3)
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(90, (1, 0)), (180, (1, 1)), (270, (0, 1))])
+def test_every_rotation_of_a_wide_video(tmp_path, write_media, degrees, corner):
+    picture = plain(0, 32, 48)
+    picture[:16, :24] = 255
+    frame = read_frames(write_media(tmp_path / "a.mp4", [picture] * 3, rotation=degrees), 1, 32)[0, ..., 0]
+    expected = np.zeros((2, 2))
+    expected[corner] = 255
+    quarters = frame.reshape(2, 16, 2, 16)[:, 4:12, :, 4:12].mean(axis=(1, 3))
+    np.testing.assert_allclose(quarters, expected, atol=8)

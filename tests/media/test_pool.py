@@ -11,8 +11,9 @@ from tfrec.data.schema import MediaSource
 from tfrec.media.container import MediaError
 from tfrec.media.pool import DecodePool
 from tfrec.media.read import DecodeSettings, read_media
+from tfrec.media.sampling import Sampling
 
-SETTINGS = DecodeSettings(num_frames=4, image_size=16, sample_rate_hz=16_000, max_seconds=5, timeout_seconds=20)
+SETTINGS = DecodeSettings(sampling=Sampling(4), image_size=16, sample_rate_hz=16_000, max_seconds=5, timeout_seconds=20)
 
 
 def make_videos(folder, write_media, count):
@@ -55,7 +56,7 @@ def test_a_dead_worker_costs_its_file_only(tmp_path, write_media):
 def test_a_worker_that_hangs_is_killed_in_time(tmp_path, write_media, monkeypatch):
     good = make_videos(tmp_path, write_media, 3)
     monkeypatch.setattr("tfrec.media.pool._GRACE_SECONDS", 0.5)
-    settings = DecodeSettings(4, 16, 16_000, 5, timeout_seconds=5)
+    settings = DecodeSettings(Sampling(4), 16, 16_000, 5, timeout_seconds=5)
     with DecodePool(settings, workers=1) as pool:
         list(pool.decode([("start", good[0])]))
         hung = pool._workers[0]._process

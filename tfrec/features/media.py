@@ -1,7 +1,7 @@
 """Raw media through decoders and encoders into the feature stores.
 
 Decoding processes work ahead while this process encodes; frames of several videos share a batch. What is stored survives a
-kill, and what is stored is not decoded again.
+kill, and neither what is stored nor what was refused for good is decoded again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from tfrec.features.audio import AudioEncoder
 from tfrec.features.content import Modality
 from tfrec.features.content_hash import content_keys
 from tfrec.features.modules import image_encoder
+from tfrec.features.refusals import RefusalStore, of_source
 from tfrec.features.store import FeatureStore
 from tfrec.media.container import MediaError
 from tfrec.media.frames import Frames
 from tfrec.media.pool import DecodePool
 from tfrec.media.read import Decoded, DecodeSettings, main_path
+from tfrec.media.sampling import Sampling
 
 _VIDEOS_PER_WRITE = 32
 _VIDEOS_FOR_SMALL_CNN = 40
@@ -73,7 +75,7 @@ def media_features(
     for (row, source), key in zip(media.items(), content_keys(list(media.values()), cache / "hashes"), strict=True):
         if isinstance(key, OSError):
             path = Path(key.filename) if key.filename else main_path(source)
-            refuse(rejects, MediaError(path, f"cannot be read ({key.strerror})"))
+            refuse(rejects, MediaError(path, f"cannot be read ({key.strerror})", lasting=False))
         else:
             rows.append(row)
             keys.append(key)
@@ -101,9 +103,10 @@ class _Encoding:
         self.versions = {"audio": audio.version}
         shapes = {"audio": (config.audio.num_steps, config.audio.num_coefficients)}
         if image is not None:
-            self.versions["video"] = f"{image.version}-{self._num_frames}"
+            self.versions["video"] = f"{image.version}-{Sampling.of(config.image).version}"
             shapes["video"] = (self._num_frames, image.dim)
         self._stores = {name: FeatureStore(cache / version, shapes[name]) for name, version in self.versions.items()}
+        self._refusals = RefusalStore(cache / "refused", config)
 
     def run(
         self,
@@ -115,23 +118,30 @@ class _Encoding:
     ) -> int:
         """Decodes and encodes what is not stored yet; returns how many videos that were."""
         stored = np.all([store.rows(keys) >= 0 for store in self._stores.values()], axis=0)
-        todo = {key: source for key, source, have in zip(keys, sources, stored, strict=True) if not have}
+        refused = self._refusals.of(keys, sources)
+        todo = {
+            key: source
+            for key, source, have in zip(keys, sources, stored, strict=True)
+            if not have and key not in refused
+        }
         progress(0, len(todo))
         batch: dict[bytes, Decoded] = {}
-        encoded = 0
         for done, (key, media) in enumerate(pool.decode(todo.items()), 1):
             if isinstance(media, MediaError):
-                refuse(rejects, media)
+                refused[key] = media
+                self._refusals.remember(key, media)
             else:
                 batch[key] = media
-                encoded += 1
             if len(batch) == _VIDEOS_PER_WRITE:
                 self._encode(batch)
                 batch = {}
             progress(done, len(todo))
         if batch:
             self._encode(batch)
-        return encoded
+        for key, source in zip(keys, sources, strict=True):
+            if key in refused:
+                refuse(rejects, of_source(refused[key], source))
+        return len(todo) - sum(key in todo for key in refused)
 
     def modalities(self, rows: NDArray[np.int64], keys: Sequence[bytes], num_videos: int) -> dict[str, Modality]:
         """What is stored of the catalogue, without a modality that no video has."""

@@ -39,11 +39,12 @@ class MediaError(TfrecError):
     Args:
         path: the file.
         reason: why, in words that fit behind a colon.
+        lasting: whether the same bytes will be refused again; not so where time, memory or permissions ran out.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
+    def __init__(self, path: Path, reason: str, lasting: bool = True) -> None:
+        super().__init__(path, reason, lasting)
+        self.path, self.reason, self.lasting = path, reason, lasting
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -64,7 +65,7 @@ class Deadline:
     def check(self) -> None:
         """Raises `MediaError` once the time is up."""
         if time.monotonic() > self._end:
-            raise MediaError(self.path, timeout_reason(self.seconds))
+            raise MediaError(self.path, timeout_reason(self.seconds), lasting=False)
 
 
 def timeout_reason(seconds: float) -> str:
@@ -85,7 +86,8 @@ def open_container(path: Path) -> Iterator[Any]:
         with av.open(f"file:{path}", metadata_errors="replace", options={"format_whitelist": _FORMATS}) as container:
             yield container
     except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(path, f"{_what_it_is(path)} ({_short(error)})") from error
+        about_bytes = isinstance(error, (ValueError, EOFError, LookupError))
+        raise MediaError(path, f"{_what_it_is(path)} ({_short(error)})", lasting=about_bytes) from error
 
 
 def check_readable(path: Path) -> None:
@@ -93,14 +95,14 @@ def check_readable(path: Path) -> None:
     try:
         if not path.is_file():
             path.stat()
-            raise MediaError(path, "not a file")
+            raise MediaError(path, "not a file", lasting=False)
         with open(path, "rb") as file:
             if not file.read(1):
                 raise MediaError(path, "the file is empty")
     except (OSError, ValueError) as error:
         if isinstance(error, MediaError):
             raise
-        raise MediaError(path, f"cannot be read ({_short(error)})") from error
+        raise MediaError(path, f"cannot be read ({_short(error)})", lasting=False) from error
 
 
 def decode(packets: Iterable[Any], deadline: Deadline) -> Iterator[Any]:

@@ -1,13 +1,14 @@
-"""Pictures of a video: a few frames, evenly spread over its length.
+"""Pictures of a video: a few frames of it.
 
 A *frame* is uint8 `[image_size, image_size, 3]`, RGB: the central square of the picture as a viewer sees it (rotation and
-pixel aspect applied, transparency over black). The i-th of n samples is the frame on screen at (i + 1/2) / n of the
-presentation time, whatever the frame rate does in between. Long videos are sought through, so that time and memory depend on
+pixel aspect applied, transparency over black). A *sample* is the frame on screen at a presentation time, whatever the frame rate
+does in between; `tfrec.media.sampling` says at which times. Long videos are sought through, so that time and memory depend on
 the frames asked for.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import deque
@@ -21,6 +22,8 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from tfrec.media.container import MAX_PIXELS, Deadline, MediaError, check_readable, decode, open_container
+from tfrec.media.sampling import Sampling, even_choice
+from tfrec.media.scenes import find_cuts
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # read once, when OpenCV is imported
 import cv2
@@ -34,12 +37,12 @@ _SLACK_SECONDS = 0.5
 _REORDER_PACKETS = 8  # packets come in decoding order, a few places off the order on screen
 
 
-def read_frames(source: Path, num_frames: int, image_size: int, timeout_seconds: float = 60.0) -> Frames:
+def read_frames(source: Path, sampling: Sampling | int, image_size: int, timeout_seconds: float = 60.0) -> Frames:
     """Samples frames of a video file, or of a folder of pictures in the order of their names.
 
     Args:
         source: file or folder.
-        num_frames: frames wanted.
+        sampling: which frames are wanted; a number stands for that many, uniform.
         image_size: height and width of a frame in pixels.
         timeout_seconds: time limit.
 
@@ -50,20 +53,22 @@ def read_frames(source: Path, num_frames: int, image_size: int, timeout_seconds:
         MediaError: If there is no picture to be had, or the file is truncated.
     """
     deadline = Deadline(source, timeout_seconds)
+    sampling = Sampling(sampling) if isinstance(sampling, int) else sampling
     if source.is_dir():
-        return _read_folder(source, num_frames, image_size, deadline)
+        return _read_folder(source, sampling.num_frames, image_size, deadline)
     with open_container(source) as container:
-        return sample_frames(container, num_frames, image_size, deadline)
+        return sample_frames(container, sampling, image_size, deadline)
 
 
-def sample_frames(container: Any, num_frames: int, image_size: int, deadline: Deadline) -> Frames:
+def sample_frames(container: Any, sampling: Sampling, image_size: int, deadline: Deadline) -> Frames:
     """`read_frames` on an open container."""
     stream = _picture_stream(container, deadline.path)
     stream.codec_context.thread_type = "NONE"  # the workers are the parallelism
+    times = _sample_times(container, stream, sampling, deadline)
     playhead = _Playhead(container, stream, deadline)
     picked: list[Frames] = []
     last = None
-    for seconds in _sample_times(container, stream, num_frames, deadline):
+    for seconds in times:
         frame = playhead.frame_at(seconds)
         if frame is not last:
             picked.append(to_square(_to_rgb(frame), image_size, _pixel_aspect(stream)))
@@ -101,7 +106,7 @@ class _Playhead:
         self._container, self._stream, self._deadline = container, stream, deadline
         self._indexed = any(name in container.format.name for name in ("mov", "avi"))
         self._can_seek = True
-        self._wanted = 0.0
+        self._wanted_ticks = 0
         self._frames = self._decode()
         self._current: Any = None
         self._next: Any = None
@@ -113,7 +118,7 @@ class _Playhead:
         Raises:
             MediaError: If the stream ends long before.
         """
-        self._wanted = seconds
+        self._wanted_ticks = math.floor(seconds / self._stream.time_base)
         if self._worth_seeking(seconds):
             self._seek(seconds)
         while self._next is not None and _time(self._next) <= seconds:
@@ -160,22 +165,26 @@ class _Playhead:
 
     def _sparing(self, packets: Iterable[Any]) -> Iterator[Any]:
         """Passes packets on; has the decoder drop those that nobody will miss, if no other frame refers to them."""
-        ahead: deque[Any] = deque()
+        codec = self._stream.codec_context
+        drops, codec.skip_frame = False, "DEFAULT"
+        ahead: deque[tuple[Any, int | None]] = deque()
         passed: deque[int | None] = deque(maxlen=_REORDER_PACKETS)
         for packet in chain(packets, repeat(None, _REORDER_PACKETS)):
-            ahead.append(packet)
-            if len(ahead) <= _REORDER_PACKETS or (current := ahead.popleft()) is None:
+            ahead.append((packet, packet and packet.pts))
+            if len(ahead) <= _REORDER_PACKETS or (current := ahead.popleft())[0] is None:
                 continue
-            near = [*passed, *(other.pts for other in ahead if other is not None)]
-            self._stream.codec_context.skip_frame = "NONREF" if self._will_not_miss(current.pts, near) else "DEFAULT"
-            passed.append(current.pts)
-            yield current
+            packet, timestamp = current
+            will_drop = self._will_not_miss(timestamp, chain((other for _, other in ahead), passed))
+            if will_drop != drops:
+                drops, codec.skip_frame = will_drop, "NONREF" if will_drop else "DEFAULT"
+            passed.append(timestamp)
+            yield packet
 
     def _will_not_miss(self, timestamp: int | None, near: Iterable[int | None]) -> bool:
         """Whether another frame follows this one on screen by the time wanted."""
-        if timestamp is None:
+        wanted = self._wanted_ticks
+        if timestamp is None or timestamp >= wanted:
             return False
-        wanted = self._wanted / self._stream.time_base
         return any(other is not None and timestamp < other <= wanted for other in near)
 
     def _check_end(self, seconds: float) -> None:
@@ -219,13 +228,23 @@ def _last_byte(path: Path) -> bytes:
         return file.read()
 
 
-def _sample_times(container: Any, stream: Any, num_frames: int, deadline: Deadline) -> Iterator[float]:
-    """Presentation times in seconds, ascending."""
+def _sample_times(container: Any, stream: Any, sampling: Sampling, deadline: Deadline) -> list[float]:
+    """Presentation times in seconds, ascending; leaves the container at its start."""
     start = float((stream.start_time or 0) * stream.time_base)
     length = _stream_seconds(stream) or _container_seconds(container)
     if length is None:
         length = _scanned_seconds(container, stream, deadline) - start
-    return (start + (index + 0.5) / num_frames * length for index in range(num_frames))
+    return sampling.times(start, length, lambda: _cuts(container, stream, length, deadline))
+
+
+def _cuts(container: Any, stream: Any, length: float, deadline: Deadline) -> list[float]:
+    cuts = find_cuts(container, stream, length, deadline)
+    _rewind(container, stream)
+    return cuts
+
+
+def _rewind(container: Any, stream: Any) -> None:
+    container.seek(stream.start_time or 0, stream=stream)
 
 
 def _stream_seconds(stream: Any) -> float | None:
@@ -246,7 +265,7 @@ def _scanned_seconds(container: Any, stream: Any, deadline: Deadline) -> float:
     for packet in container.demux(stream):
         deadline.check()
         end = max(end, (packet.pts or 0) + (packet.duration or 0))
-    container.seek(stream.start_time or 0, stream=stream)
+    _rewind(container, stream)
     return float(end * stream.time_base)
 
 
@@ -276,8 +295,7 @@ def _read_folder(folder: Path, num_frames: int, image_size: int, deadline: Deadl
     pictures = list_pictures(folder)
     if not pictures:
         raise MediaError(folder, f"no pictures ({', '.join(IMAGE_SUFFIXES)}) in this folder")
-    count = min(num_frames, len(pictures))
-    chosen = [pictures[int((index + 0.5) / count * len(pictures))] for index in range(count)]
+    chosen = (pictures[place] for place in even_choice(len(pictures), num_frames))
     return np.stack([_read_picture(path, image_size, deadline) for path in chosen])
 
 

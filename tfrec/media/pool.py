@@ -90,8 +90,8 @@ class _Worker:
         self._connection: Connection | None = None
 
     def decode(self, source: MediaSource, settings: DecodeSettings) -> Decoded | MediaError:
-        connection = self._connection or self._start()
         try:
+            connection = self._connection or self._start()
             connection.send((source, settings))
             if connection.poll(settings.timeout_seconds + _GRACE_SECONDS):
                 return connection.recv()
@@ -99,7 +99,7 @@ class _Worker:
         except (EOFError, OSError):
             reason = f"the decoder crashed on it (exit status {self._process and self._process.wait()})"
         self.stop()
-        return MediaError(main_path(source), reason)
+        return MediaError(main_path(source), reason, lasting=False)
 
     def kill(self) -> None:
         """Ends the process, and with it the job it is at; from any thread."""
@@ -127,4 +127,5 @@ class _Worker:
         )
         theirs.close()
         self._connection = ours
+        ours.recv()  # it is ready: what it took to start is no file's fault
         return ours

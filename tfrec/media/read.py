@@ -12,6 +12,7 @@ from tfrec.data.schema import MediaSource
 from tfrec.media.audio import Waveform, read_audio, read_sound_track
 from tfrec.media.container import Deadline, open_container
 from tfrec.media.frames import Frames, read_frames, sample_frames
+from tfrec.media.sampling import Sampling
 
 Decoded = tuple[Frames, Waveform]
 
@@ -21,14 +22,14 @@ class DecodeSettings:
     """What is taken from a file.
 
     Args:
-        num_frames: frames per video.
+        sampling: which frames of a video.
         image_size: height and width of a frame in pixels.
         sample_rate_hz: rate of the waveform.
         max_seconds: longer sound tracks are cut.
         timeout_seconds: time limit per file.
     """
 
-    num_frames: int
+    sampling: Sampling
     image_size: int
     sample_rate_hz: int
     max_seconds: float
@@ -37,7 +38,7 @@ class DecodeSettings:
     @classmethod
     def of(cls, image: ImageConfig, audio: AudioConfig, timeout_seconds: float) -> DecodeSettings:
         """From the configuration."""
-        return cls(image.num_frames, image.image_size, audio.sample_rate_hz, audio.max_seconds, timeout_seconds)
+        return cls(Sampling.of(image), image.image_size, audio.sample_rate_hz, audio.max_seconds, timeout_seconds)
 
 
 def main_path(source: MediaSource) -> Path:
@@ -63,7 +64,7 @@ def read_media(source: MediaSource, settings: DecodeSettings) -> Decoded:
     if source.video is not None:
         frames, sound = _read_container(source, settings)
     if source.frames is not None:
-        frames = read_frames(source.frames, settings.num_frames, settings.image_size, settings.timeout_seconds)
+        frames = read_frames(source.frames, settings.sampling, settings.image_size, settings.timeout_seconds)
     if source.audio:
         sound = read_audio(source.audio, settings.sample_rate_hz, settings.max_seconds, settings.timeout_seconds)
     return frames, sound
@@ -81,5 +82,5 @@ def _read_container(source: MediaSource, settings: DecodeSettings) -> Decoded:
         if source.frames is None:
             if len(sound):
                 container.seek(0)
-            frames = sample_frames(container, settings.num_frames, settings.image_size, deadline)
+            frames = sample_frames(container, settings.sampling, settings.image_size, deadline)
     return frames, sound

@@ -18,7 +18,11 @@ _MEMORY_LIMIT_BYTES = 6 * 2**30  # address space; what asks for more is a bomb
 
 
 def serve(connection: Connection) -> None:
-    """Answers each `(MediaSource, DecodeSettings)` with frames and waveform, or a `MediaError`, until the other end closes."""
+    """Says that it is ready, then answers each `(MediaSource, DecodeSettings)` until the other end closes.
+
+    An answer is frames and waveform, or a `MediaError`.
+    """
+    connection.send(None)
     while True:
         try:
             source, settings = connection.recv()
@@ -34,7 +38,7 @@ def _answer(source: MediaSource, settings: DecodeSettings) -> Decoded | MediaErr
     except MediaError as error:
         return error
     except MemoryError:
-        return MediaError(main_path(source), "it takes too much memory to decode")
+        return MediaError(main_path(source), "it takes too much memory to decode", lasting=False)
     except Exception as error:  # whatever a decoder thinks of is about this file only
         return MediaError(main_path(source), f"cannot be decoded ({type(error).__name__}: {error})")
 

@@ -1,0 +1,251 @@
+"""Raw media to features: the pipeline against its parts and a plain loop, in one run, and memory as videos grow in number.
+
+    python benchmarks/feature_extraction.py [--data ../shared/data/clips] [--hub ../shared/hub] [--rounds 3] [--copies 10]
+
+Four ways take turns, `--rounds` times over the same videos with the same pretrained modules, which are loaded before:
+
+- decoding alone: the project's worker processes, one per core, results thrown away
+- encoders alone: texts, frames and sound that lie decoded in memory, TensorFlow on all cores
+- pipeline: `extract_features` into an empty cache, from hashing the files to the last write
+- plain loop: one video at a time: every frame through OpenCV, eight of them kept, the sound read by a second pass, each encoder
+  called for that video alone
+
+Other load on the machine meets the ways alike, but changes ratios where it changes between turns; so processor seconds of the
+whole process tree stand beside the time. Pipeline and parts share the cores: even with perfect overlap the pipeline takes the sum
+of the processor seconds over the number of cores. Last, a process of its own extracts the videos once, and `--copies` times over
+(bytes appended to each copy, so that no two are equal), and the peak of its tree's resident memory is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.table import Table
+
+import tfrec  # noqa: F401  (before TensorFlow)
+from tfrec.config import DataConfig, FeaturesConfig, ImageConfig, TextConfig
+from tfrec.console import console
+from tfrec.data.dataset import load_dataset
+from tfrec.data.schema import Catalog, MediaSource
+from tfrec.encoders.image import ImageEncoder
+from tfrec.encoders.text import TextEncoder
+from tfrec.features.audio import AudioEncoder
+from tfrec.features.extract import extract_features
+from tfrec.media.audio import read_audio
+from tfrec.media.frames import to_square
+from tfrec.media.pool import DecodePool
+from tfrec.media.read import Decoded, DecodeSettings, main_path
+
+_VIDEOS_PER_BATCH = 32
+
+
+def configuration(hub: Path) -> FeaturesConfig:
+    text = TextConfig(str(hub / "minilm_en_uncased_preprocess_core_ops"), str(hub / "minilm_en_uncased_L-6_H-384_A-12"))
+    image = ImageConfig(str(hub / "mobilenet_v2_100_224_feature_vector"), image_size=224)
+    return FeaturesConfig(text=text, image=image)
+
+
+class Encoders:
+    """The encoders of a configuration, loaded and traced."""
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        assert config.text.preprocessor is not None
+        assert config.text.encoder is not None
+        assert config.image.encoder is not None
+        self.text = TextEncoder(config.text.preprocessor, config.text.encoder, config.text)
+        self.image = ImageEncoder(config.image.encoder, config.image)
+        self.audio = AudioEncoder(config.audio)
+
+    def encode(self, texts: list[str], media: list[Decoded]) -> None:
+        """Vectors of texts, frames and sound, thrown away."""
+        self.text.encode(texts)
+        for start in range(0, len(media), _VIDEOS_PER_BATCH):
+            batch = media[start : start + _VIDEOS_PER_BATCH]
+            self.image.encode(np.concatenate([frames for frames, _ in batch]))
+            self.audio.encode([sound for _, sound in batch])
+
+
+def decode(sources: list[MediaSource], config: FeaturesConfig) -> Iterator[Decoded]:
+    settings = DecodeSettings.of(config.image, config.audio, config.file_timeout_seconds)
+    with DecodePool(settings) as pool:
+        for _, media in pool.decode(enumerate(sources)):
+            if not isinstance(media, Exception):
+                yield media
+
+
+def plain_loop(videos: Catalog, encoders: Encoders, config: FeaturesConfig) -> None:
+    for row, source in videos.media.items():
+        frames = all_frames(main_path(source))
+        places = ((np.arange(config.image.num_frames) + 0.5) / config.image.num_frames * len(frames)).astype(int)
+        kept = np.stack([to_square(frames[place], config.image.image_size) for place in places])
+        sound = read_audio([main_path(source)], config.audio.sample_rate_hz, config.audio.max_seconds)
+        encoders.encode([videos.texts[row]], [(kept, sound)])
+
+
+def all_frames(path: Path) -> list[np.ndarray]:
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+    return frames
+
+
+def tree(process: int) -> list[int]:
+    """A process and its descendants."""
+    listed = Path(f"/proc/{process}/task").glob("*/children")
+    try:
+        children = [int(child) for file in listed for child in file.read_text().split()]
+    except OSError:
+        return []
+    return [process, *(below for child in children for below in tree(child))]
+
+
+def resident_mib(process: int) -> float:
+    """Resident memory of a process and its descendants; what they share counts for each."""
+    total = 0
+    for each in tree(process):
+        try:
+            total += int(Path(f"/proc/{each}/statm").read_text().split()[1])
+        except (OSError, IndexError):
+            continue
+    return total * 4096 / 2**20
+
+
+@contextmanager
+def watched_memory(process: int, peaks: list[float]) -> Iterator[None]:
+    """Appends the most resident memory seen in the block."""
+    over, seen = threading.Event(), [resident_mib(process)]
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            seen.append(resident_mib(process))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+    peaks.append(max(seen))
+
+
+def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
+    """Time taken, and processor time of this process and of those it has ended meanwhile."""
+    before, start = os.times(), time.monotonic()
+    work()
+    seconds, after = time.monotonic() - start, os.times()
+    return seconds, sum(after[:4]) - sum(before[:4])
+
+
+def compare(videos: Catalog, config: FeaturesConfig, rounds: int, scratch: Path) -> None:
+    encoders = Encoders(config)
+    sources, texts = list(videos.media.values()), sorted({*videos.texts})
+    decoded = list(decode(sources, config))
+    encoders.encode(texts[:64], decoded[:_VIDEOS_PER_BATCH])
+    ways: dict[str, Callable[[], object]] = {
+        "decoding alone": lambda: sum(1 for _ in decode(sources, config)),
+        "encoders alone": lambda: encoders.encode(texts, decoded),
+        "pipeline": lambda: extract(videos, config, scratch),
+        "plain loop": lambda: plain_loop(videos, encoders, config),
+    }
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            figures[name].append(seconds_of(way))
+            console.print(f"  {name}: {figures[name][-1][0]:.1f} s, {figures[name][-1][1]:.1f} processor s")
+    show(figures, len(sources))
+
+
+def show(figures: dict[str, list[tuple[float, float]]], num_videos: int) -> None:
+    table = Table("", "s", "processor s", "videos/s")
+    for name, taken in figures.items():
+        seconds, processor = (statistics.median(column) for column in zip(*taken, strict=True))
+        table.add_row(name, f"{seconds:.1f}", f"{processor:.1f}", f"{num_videos / seconds:.1f}")
+    console.print(table)
+    for kind, number in (("time", 0), ("processor time", 1)):
+        decoding, encoding, pipeline, loop = (np.array([one[number] for one in taken]) for taken in figures.values())
+        over = statistics.median(pipeline / np.maximum(decoding, encoding))
+        console.print(
+            f"{kind}: pipeline / larger part {over:.2f}, pipeline / sum of parts "
+            f"{statistics.median(pipeline / (decoding + encoding)):.2f}, loop / pipeline {statistics.median(loop / pipeline):.2f}"
+        )
+
+
+def extract(videos: Catalog, config: FeaturesConfig, scratch: Path) -> None:
+    cache = Path(tempfile.mkdtemp(dir=scratch))
+    extract_features(videos, config, cache)
+    shutil.rmtree(cache)
+
+
+def copied_dataset(data: Path, folder: Path, copies: int) -> Path:
+    """A dataset folder with every video `copies` times, no two with the same bytes."""
+    (folder / "videos").mkdir(parents=True)
+    lines = ["video_id,title"]
+    for copy in range(copies):
+        for path in sorted((data / "videos").iterdir()):
+            # An atom called "free" may end an MP4.
+            tail = (12).to_bytes(4, "big") + b"free" + copy.to_bytes(4, "big")
+            (folder / "videos" / f"{copy}-{path.name}").write_bytes(path.read_bytes() + tail)
+            lines.append(f"{copy}-{path.stem},{path.stem} {copy}")
+    (folder / "videos.csv").write_text("\n".join(lines) + "\n")
+    (folder / "interactions.csv").write_text(f"user_id,video_id,timestamp,click\nu,{lines[1].split(',')[0]},1,1\n")
+    return folder
+
+
+def show_memory(data: Path, config: FeaturesConfig, copies: int, scratch: Path) -> None:
+    script = Path(__file__).parents[1] / "pipelines" / "extract_features.py"
+    for count in (1, copies):
+        folder = copied_dataset(data, scratch / f"copies-{count}", count)
+        options = [
+            f"--features.text.preprocessor={config.text.preprocessor}",
+            f"--features.text.encoder={config.text.encoder}",
+            f"--features.image.encoder={config.image.encoder}",
+            f"--features.image.image_size={config.image.image_size}",
+        ]
+        peaks: list[float] = []
+        start = time.monotonic()
+        command = [sys.executable, str(script), f"--data={folder}", f"--output={folder / 'out'}", *options]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with watched_memory(process.pid, peaks):
+            assert process.wait() == 0
+        number = len(list((folder / "videos").iterdir()))
+        console.print(
+            f"{number:,} videos: peak {peaks[0]:,.0f} MiB, {number / (time.monotonic() - start):.1f} videos/s"
+        )
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/clips"))
+    parser.add_argument("--hub", type=Path, default=Path("../shared/hub"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("--videos", type=int, default=0, help="compare on this many videos only")
+    options = parser.parse_args()
+    config = configuration(options.hub)
+    videos = load_dataset(DataConfig(folder=options.data)).videos
+    if options.videos:
+        rows = sorted(videos.media)[:: max(1, len(videos.media) // options.videos)]
+        videos = dataclasses.replace(videos, media={row: videos.media[row] for row in rows})
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.rounds:
+            compare(videos, config, options.rounds, Path(scratch))
+        if options.copies:
+            show_memory(options.data, config, options.copies, Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
