@@ -14,7 +14,11 @@ from typing import Literal, get_args
 from tfrec.errors import TfrecError
 
 ColumnKind = Literal["categorical", "numeric", "text", "list"]
-QueryEncoder = Literal["attention", "gru", "decay", "mean"]
+QueryEncoder = Literal["attention", "transformer", "gru", "lstm", "decay", "mean"]
+SEQUENCE_ENCODERS = ("transformer", "gru", "lstm")
+"""Query encoders that read a history in order and can answer after each of its events."""
+
+RetrievalObjective = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit_rate@10", "hit_rate@20", "mrr"]
 Fusion = Literal["gated", "weighted", "concat", "attention"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
@@ -212,9 +216,12 @@ class QueryConfig:
     """The query tower.
 
     Args:
-        encoder: how the history becomes one vector: `attention` (time-aware), `gru`, `decay` (exponential) or `mean`.
+        encoder: how the history becomes one vector: pooled by `attention` (time-aware), `decay` (exponential) or `mean`; or
+            read in order by a `transformer` (causal self-attention), `gru` or `lstm`, which a log without times averages.
         history_length: most recent events used.
-        num_heads: attention heads.
+        num_heads: attention heads, of `attention` and `transformer`.
+        num_blocks: blocks of the `transformer`.
+        hidden_units: width inside its feed-forward networks.
         half_life_days: half-life of an event's weight, for `decay`; learned from this start.
         user_ids: whether known users have an embedding of their own beside their history.
         event_kinds: whether click, finish and like embed differently (the served signature carries no kinds).
@@ -224,13 +231,15 @@ class QueryConfig:
     encoder: QueryEncoder = "attention"
     history_length: int = 50
     num_heads: int = 2
+    num_blocks: int = 2
+    hidden_units: int = 128
     half_life_days: float = 7.0
     user_ids: bool = True
     event_kinds: bool = False
     user_id_dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        _require_positive(self, "history_length", "num_heads", "half_life_days")
+        _require_positive(self, "history_length", "num_heads", "num_blocks", "hidden_units", "half_life_days")
         _require_share(self, "user_id_dropout")
 
 
@@ -266,22 +275,37 @@ class RetrievalConfig:
         embedding_dim: width of query and candidate embeddings.
         query: the query tower.
         candidate: the candidate tower.
-        num_uniform_negatives: uniform negatives from the catalogue, shared by the batch, besides the batch itself.
+        training: `events`: an example is an event and its history, the other events of the batch are negatives too;
+            `sequences`: an example is a run of up to `query.history_length` events of a user, each of them a target, for the
+            encoders that read a history in order.
+        loss: `softmax`: cross-entropy of the target among the negatives; `gbce`: binary cross-entropy with many negatives
+            (Petrov and Macdonald, RecSys 2023).
+        gbce_calibration: of `gbce`: at 0 its scores are those of plain binary cross-entropy, at 1 as if it had had all
+            videos for negatives.
+        trends: whether a video's appeal follows how much it was watched lately and how new it is; off where the
+            timestamps are no times but positions.
+        num_uniform_negatives: uniform negatives from the catalogue, shared by the batch; all warm videos, where these are
+            not more.
         temperature: divides the scores in the softmax.
         log_q_correction: whether the bias of in-batch negatives is corrected (Yi et al., RecSys 2019).
         dropout: dropout inside the towers.
         learning_rate: peak learning rate of Adam.
         weight_decay: L2 penalty on the embedding tables.
-        batch_size: positives per step.
+        batch_size: positives per step; sequences, where it trains on these.
         max_examples_per_user: positives that an epoch takes from one user; 0 takes all.
         epochs: most epochs.
-        patience: epochs without a better validation recall before training stops.
+        patience: epochs without a better validation metric before training stops.
+        objective: that metric.
         steps_per_execution: steps per call into the graph.
     """
 
     embedding_dim: int = 64
     query: QueryConfig = field(default_factory=QueryConfig)
     candidate: CandidateConfig = field(default_factory=CandidateConfig)
+    training: Literal["events", "sequences"] = "events"
+    loss: Literal["softmax", "gbce"] = "softmax"
+    gbce_calibration: float = 0.75
+    trends: bool = True
     num_uniform_negatives: int = 8192
     temperature: float = 1.0
     log_q_correction: bool = True
@@ -292,6 +316,7 @@ class RetrievalConfig:
     max_examples_per_user: int = 0
     epochs: int = 15
     patience: int = 4
+    objective: RetrievalObjective = "recall@20"
     steps_per_execution: int = 16
 
     def __post_init__(self) -> None:
@@ -307,7 +332,12 @@ class RetrievalConfig:
         )
         _require_share(self, "dropout")
         _require_not_negative(self, "num_uniform_negatives", "max_examples_per_user", "weight_decay")
-        heads = self.query.num_heads if self.query.encoder == "attention" else 1
+        _require(0 <= self.gbce_calibration <= 1, "gbce_calibration", self.gbce_calibration, "from 0 to 1")
+        if self.training == "sequences":
+            encoders = f"one of {', '.join(SEQUENCE_ENCODERS)} where `training` is sequences"
+            _require(self.query.encoder in SEQUENCE_ENCODERS, "query.encoder", self.query.encoder, encoders)
+            _require_positive(self, "num_uniform_negatives")
+        heads = self.query.num_heads if self.query.encoder in ("attention", "transformer") else 1
         _require(
             self.embedding_dim > 1 and self.embedding_dim % heads == 0,
             "embedding_dim",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from functools import cached_property, partial
@@ -24,6 +24,7 @@ from tfrec.config import IndexKind, TrainConfig
 from tfrec.console import console, progress_bar
 from tfrec.data.input_pipeline import HistoryLog, Query, RankingBatches, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
+from tfrec.data.sequences import SequenceBatches
 from tfrec.errors import TfrecError
 from tfrec.evaluation import metrics
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, final_part, make_task
@@ -43,6 +44,7 @@ from tfrec.index.tune import build_index
 from tfrec.models.cold_start import ColdStartModel
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
+from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.training import Objective, Record, fit, restore_best
 from tfrec.run import RunFolder
 
@@ -101,7 +103,7 @@ class Stages:
 
     @cached_property
     def retrieval_batches(self) -> RetrievalBatches:
-        """The training stream of retrieval and cold start."""
+        """The training stream of cold start, and of retrieval where it learns from events."""
         config = self.config.retrieval
         return RetrievalBatches(
             self.dataset.interactions,
@@ -112,25 +114,43 @@ class Stages:
             self.config.seed,
         )
 
+    @cached_property
+    def sequence_batches(self) -> SequenceBatches:
+        """The training stream of retrieval where it learns from sequences."""
+        config = self.config.retrieval
+        return SequenceBatches(
+            self.dataset.interactions,
+            config.query.history_length,
+            config.batch_size,
+            config.num_uniform_negatives,
+            self.config.seed,
+        )
+
+    @property
+    def _retrieval_stream(self) -> RetrievalBatches | SequenceBatches:
+        return self.sequence_batches if self.config.retrieval.training == "sequences" else self.retrieval_batches
+
     def train_retrieval(self) -> RetrievalModel:
-        """Two towers, stopped early by recall@20 on the validation part."""
+        """Two towers, stopped early by a metric on the validation part."""
         config = self.config.retrieval
         tf.keras.utils.set_random_seed(self.config.seed)
-        model = RetrievalModel(config, self.dataset, self.content, self.retrieval_batches)
+        kind = SequenceRetrievalModel if config.training == "sequences" else RetrievalModel
+        model = kind(config, self.dataset, self.content, self.retrieval_batches)
         task = self._validation_task()
         queries = self.queries(task)
 
         def validate() -> Record:
             embeddings = model.publish(model.embed_catalogue(), _opening(task))
-            return _validation_record(self._evaluate(task, self._embed(model, queries, embeddings), embeddings))
+            results = self._evaluate(task, self._embed(model, queries, embeddings), embeddings)
+            return _validation_record(results, {config.objective})
 
         self._fit(
             "retrieval",
             model,
             config,
-            self.retrieval_batches.epoch,
+            self._retrieval_stream.epoch,
             validate,
-            Objective("recall@20", True, config.patience),
+            Objective(config.objective, True, config.patience),
         )
         return model
 
@@ -153,7 +173,8 @@ class Stages:
             generated = embeddings.copy()
             generated[rows] = model.embed_videos(rows)
             published = retrieval.publish(generated, _opening(task))
-            return _validation_record(self._evaluate(task, asked, published), "cold_start" if enough else "retrieval")
+            results = self._evaluate(task, asked, published)
+            return _validation_record(results, slice_name="cold_start" if enough else "retrieval")
 
         self._fit("cold_start", model, config, batches.epoch, validate, Objective("recall@20", True, config.patience))
         return model
@@ -375,7 +396,7 @@ class Stages:
         """Training examples of retrieval per second, without validation, and without the first epoch, which traces."""
         records = self.run.result("retrieval")["records"]
         seconds = [record["seconds"] for record in records[1:] or records]
-        return len(seconds) * self.retrieval_batches.num_examples / sum(seconds)
+        return len(seconds) * self._retrieval_stream.num_examples / sum(seconds)
 
     def final_task(self) -> EvaluationTask:
         """The requests of the part that the final numbers come from."""
@@ -504,8 +525,10 @@ def _opening(task: EvaluationTask) -> int:
     return int(task.timestamp.min(initial=np.iinfo(np.int64).max)) if len(task) else 0
 
 
-def _validation_record(results: dict[str, Metrics], slice_name: str = "retrieval") -> Record:
-    return {name: float(results[slice_name][name]) for name in ("recall@20", "ndcg@20")}
+def _validation_record(
+    results: dict[str, Metrics], names: Set[str] = frozenset(), slice_name: str = "retrieval"
+) -> Record:
+    return {name: float(results[slice_name][name]) for name in sorted({"recall@20", "ndcg@20"} | names)}
 
 
 def _learning_rate(config: Any, steps_per_epoch: int) -> tf.keras.optimizers.schedules.LearningRateSchedule:

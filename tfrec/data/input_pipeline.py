@@ -243,11 +243,11 @@ class RetrievalBatches:
             example = (
                 (step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
             ) % num_examples
-            example = _shuffled(example, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch]), num_examples)
+            example = shuffled(example, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch]), num_examples)
             user = tf.searchsorted(example_ends, example, side="right", out_type=tf.int64)
             # The examples of a user lie next to each other in the ring of their targets, elsewhere each epoch.
             size = tf.gather(num_targets, user)
-            choice = (example - tf.gather(first_example, user) + _hash(user, epoch + self.seed) % size) % size
+            choice = (example - tf.gather(first_example, user) + scrambled(user, epoch + self.seed) % size) % size
             event = tf.gather(position, tf.gather(first_target, user) + choice)
             user = tf.cast(user, tf.int32)
             draw = tf.stack([tf.constant(self.seed, tf.int64), step])
@@ -351,7 +351,7 @@ class RankingBatches:
         epoch = step // steps_per_epoch
         event = ((step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)) % num_events
         if shuffle:
-            event = _shuffled(event, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch + 1]), num_events)
+            event = shuffled(event, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch + 1]), num_events)
         draw = tf.stack([tf.constant(self.seed, tf.int64), step])
         query = self._query(event, tf.random.stateless_uniform([self.batch_size], draw))
         shape = [self.batch_size, self.negatives_per_event]
@@ -386,12 +386,12 @@ def _like(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return flags if values.shape.rank == 1 else flags[:, None]
 
 
-def _shuffled(index: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
+def shuffled(index: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
     """Where each int64 index `[B]` goes in the pseudo-random permutation of `size` that an integer seed `[2]` chooses."""
     return tf.random.experimental.index_shuffle(index, tf.cast(seed, tf.uint32), tf.constant(size - 1, tf.int64))
 
 
-def _hash(values: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def scrambled(values: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Scrambles int64 `[B]` to int64 `[B]` of 0 or more, another way for each int64 seed (the finaliser of SplitMix64)."""
     mixed = tf.cast(values + 1, tf.uint64) * tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     mixed += tf.cast(seed, tf.uint64) * tf.constant(0xD1B54A32D192ED03, tf.uint64)

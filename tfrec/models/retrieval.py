@@ -12,11 +12,12 @@ from tfrec.config import RetrievalConfig
 from tfrec.data.input_pipeline import Query, RetrievalBatches
 from tfrec.data.schema import Dataset
 from tfrec.features.content import ContentFeatures
+from tfrec.layers.gbce import generalised_bce
 from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
 from tfrec.models.base import Model
 from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
-from tfrec.towers.query import QueryTower
+from tfrec.towers.query import make_query_tower
 
 
 class RetrievalModel(Model):
@@ -43,8 +44,8 @@ class RetrievalModel(Model):
             dataset.videos.columns,
             config.dropout,
         )
-        self.appeal = Appeal(dataset.interactions, dataset.videos.created_at)
-        self.query_tower = QueryTower(
+        self.appeal = Appeal(dataset.interactions, dataset.videos.created_at, config.trends)
+        self.query_tower = make_query_tower(
             config.query,
             config.embedding_dim,
             len(dataset.users),
@@ -53,11 +54,12 @@ class RetrievalModel(Model):
             config.dropout,
         )
         self.num_warm = len(batches.warm_videos)
-        corrected = config.log_q_correction and batches.samples_catalogue
+        self.samples_negatives = batches.samples_catalogue
+        corrected = config.loss == "softmax" and config.log_q_correction and self.samples_negatives
         self.frequency = tf.constant(batches.frequency, tf.float32) if corrected else None
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
-        """Mean cross-entropy of the targets of one batch of `RetrievalBatches`."""
+        """Mean loss of the targets of one batch of `RetrievalBatches`."""
         query: Query = inputs["query"]
         candidates, targets = batch_candidates(inputs)
         # Videos of the histories are embedded in the same pass, each once.
@@ -77,7 +79,7 @@ class RetrievalModel(Model):
         targets: tf.Tensor,
         inputs: dict[str, Any],
     ) -> tf.Tensor:
-        """Mean cross-entropy of the targets among the candidates, corrected and masked.
+        """Mean loss of the targets among the candidates, corrected and masked.
 
         Args:
             queries: float32 `[B, D]`.
@@ -96,7 +98,20 @@ class RetrievalModel(Model):
                 self.num_warm,
             )
         logits = mask_positives(logits, candidates, inputs["positives"], targets, self.num_videos)
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        return self.mean_loss(logits, targets, tf.size(candidates))
+
+    def mean_loss(self, logits: tf.Tensor, targets: tf.Tensor, num_candidates: tf.Tensor) -> tf.Tensor:
+        """The configured loss of the targets, int32 `[B]` places, among float32 `[B, C]` logits.
+
+        Args:
+            logits: corrected and masked.
+            targets: places of the positives.
+            num_candidates: distinct candidates, of all of which one is the target.
+        """
+        if self.config.loss == "softmax":
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        rate = tf.cast(num_candidates - 1, tf.float32) / max(self.num_warm - 1, 1)
+        return tf.reduce_mean(generalised_bce(logits, targets, tf.minimum(rate, 1.0), self.config.gbce_calibration))
 
     def _table_norm(self) -> tf.Tensor:
         tables = (self.candidate_tower.ids, self.query_tower.ids)

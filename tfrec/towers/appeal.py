@@ -30,14 +30,15 @@ class Appeal(tf.keras.layers.Layer):
     Args:
         interactions: the log, of which the training part counts.
         created_at: int64 `[num_videos]` Unix seconds, 0 where unknown.
+        trends: without them appeal is the same at all times, as it is in a log without times.
     """
 
-    def __init__(self, interactions: Interactions, created_at: NDArray[np.int64]) -> None:
+    def __init__(self, interactions: Interactions, created_at: NDArray[np.int64], trends: bool = True) -> None:
         super().__init__()
         rows = interactions.rows(Part.TRAIN)
         times, videos = interactions.timestamp[rows], interactions.video[rows]
         first, last = int(times.min()), int(times.max())
-        self.num_periods = NUM_PERIODS if last > first else 1
+        self.num_periods = NUM_PERIODS if trends and last > first else 1
         ends = np.linspace(first, last, self.num_periods + 1)[1:].astype(np.int64)
         counts = np.zeros((self.num_periods, interactions.num_videos), np.float32)
         np.add.at(counts, (np.minimum(np.searchsorted(ends, times), self.num_periods - 1), videos), 1)
@@ -64,6 +65,13 @@ class Appeal(tf.keras.layers.Layer):
             return self.published(videos, 0)[None]
         period = tf.searchsorted(self.period_ends, timestamp)
         return tf.gather(self._at_periods(videos), tf.minimum(period, self.num_periods - 1))
+
+    def of_targets(self, timestamp: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
+        """Appeal of one video at the time of each request: float32 `[B]`; arguments as `call`, int32 `[B]` videos."""
+        if self.num_periods == 1:
+            return self.published(videos, 0)
+        period = tf.minimum(tf.searchsorted(self.period_ends, timestamp), self.num_periods - 1)
+        return tf.gather(tf.transpose(self._at_periods(videos)), period, batch_dims=1)
 
     def published(self, videos: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part: float32 `[C]` for int32 `[C]` row numbers at `now`, Unix seconds."""

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfrec.config import QueryConfig
+from tfrec.config import SEQUENCE_ENCODERS, QueryConfig
 from tfrec.data.input_pipeline import Query
 from tfrec.data.schema import LABELS, FeatureColumns
-from tfrec.layers.attention import TimeAwareAttention, TimeEncoding
+from tfrec.layers.attention import TimeAwareAttention
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import Dropout, RandomMask
 from tfrec.layers.pooling import masked_mean
 from tfrec.layers.time_decay import TimeDecay
+from tfrec.towers.sequence import SequenceTower
+
+
+def make_query_tower(
+    config: QueryConfig, embedding_dim: int, num_users: int, columns: FeatureColumns, ordered: bool, dropout: float
+) -> QueryTower | SequenceTower:
+    """The tower for an encoder: one that reads events in order, or one that pools them; arguments as `QueryTower`.
+
+    A log without times has no order to read: there, histories are averaged.
+    """
+    if ordered and config.encoder in SEQUENCE_ENCODERS:
+        return SequenceTower(config, embedding_dim, num_users, columns, dropout)
+    return QueryTower(config, embedding_dim, num_users, columns, ordered, dropout)
 
 
 class HistoryEncoder(tf.keras.layers.Layer):
@@ -29,9 +42,6 @@ class HistoryEncoder(tf.keras.layers.Layer):
         self.kind = config.encoder if ordered or config.encoder == "attention" else "mean"
         if self.kind == "attention":
             self.attention = TimeAwareAttention(units, config.num_heads, config.history_length)
-        elif self.kind == "gru":
-            self.time = TimeEncoding(units)
-            self.gru = tf.keras.layers.GRU(units)
         elif self.kind == "decay":
             self.decay = TimeDecay(config.half_life_days)
 
@@ -41,8 +51,6 @@ class HistoryEncoder(tf.keras.layers.Layer):
         evidence = tf.sqrt(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
         if self.kind == "attention":
             return self.attention(events, mask, age, self.ordered) * evidence
-        if self.kind == "gru":
-            return self.gru(events + self.time(age), mask=mask) * tf.minimum(evidence, 1.0)
         return (self.decay(events, mask, age) if self.kind == "decay" else masked_mean(events, mask)) * evidence
 
 

@@ -1,0 +1,153 @@
+"""Training batches of whole sequences: every event of a window is a target.
+
+The *window* of a user is a run of up to `history_length` consecutive events. A user with more of them than fit has several,
+which together cover all that can be history of a training event; where they have room to move, they lie elsewhere each epoch.
+As everywhere (see `input_pipeline`), a batch is a pure function of the step number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfrec.data.input_pipeline import HistoryLog, first_watches, scrambled, shuffled
+from tfrec.data.schema import Interactions, Part
+from tfrec.errors import TfrecError
+
+
+@dataclass(frozen=True)
+class SequenceBatches:
+    """Windows of users, with the video that follows each of their events.
+
+    Args:
+        interactions: the log; it must have times.
+        history_length: events in a window.
+        batch_size: windows per batch; the last batch of an epoch is filled up from its start.
+        num_uniform_negatives: negatives per batch, drawn from the warm videos; all of these where it is not smaller.
+        seed: of the permutations and draws.
+    """
+
+    interactions: Interactions
+    history_length: int
+    batch_size: int
+    num_uniform_negatives: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.interactions.has_time:
+            raise TfrecError(
+                "The log has no times, so its histories are sets and no sequences. Use `--retrieval.training events`."
+            )
+
+    @cached_property
+    def warm_videos(self) -> NDArray[np.int32]:
+        """int32 `[num_warm]`: videos with a training event."""
+        return np.flatnonzero(self.interactions.train_counts).astype(np.int32)
+
+    @cached_property
+    def _events_per_user(self) -> NDArray[np.int64]:
+        rows = self.interactions.rows(Part.TRAIN)
+        return np.bincount(self.interactions.user[rows], minlength=self.interactions.num_users)
+
+    @cached_property
+    def _windows_per_user(self) -> NDArray[np.int64]:
+        """The last event is nobody's history; a user with that one alone has an empty window."""
+        windows = -(-np.maximum(self._events_per_user - 1, 1) // self.history_length)
+        return np.where(self._events_per_user > 0, windows, 0)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows per epoch."""
+        return int(self._windows_per_user.sum())
+
+    @property
+    def num_examples(self) -> int:
+        """Events to learn from per epoch, those in two windows once."""
+        return len(first_watches(self.interactions, self.interactions.rows(Part.TRAIN)))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch."""
+        return -(-self.num_windows // self.batch_size)
+
+    def epoch(self, epoch: int) -> tf.data.Dataset:
+        """Batches of one epoch, counted from 0. B windows, T = `history_length`.
+
+        Returns:
+            Dicts of `query` (Query `[B, T]`; its time is that of the last target), `targets` int32 `[B, 1 + T]`: the first
+            event of the user, then the event after each of the history, -1 where there is none or the user had watched the
+            video before; `timestamps` int64 `[B, 1 + T]` of the targets; `negatives` int32 `[U]`.
+        """
+        first = epoch * self.steps_per_epoch
+        steps = tf.data.Dataset.range(first, first + self.steps_per_epoch)
+        batches = steps.map(self._batch_function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    @cached_property
+    def _batch_function(self) -> Any:
+        log = HistoryLog.of(self.interactions, (Part.TRAIN,), self.history_length)
+        is_first = np.zeros(len(log.rows), bool)
+        is_first[first_watches(self.interactions, log.rows)] = True
+        is_target, warm = tf.constant(is_first), tf.constant(self.warm_videos)
+        ends = tf.constant(np.cumsum(self._windows_per_user))
+        first_window = tf.constant(np.cumsum(self._windows_per_user) - self._windows_per_user)
+        num_windows, steps_per_epoch, length = self.num_windows, self.steps_per_epoch, self.history_length
+
+        def batch(step: tf.Tensor) -> dict[str, Any]:
+            epoch = step // steps_per_epoch
+            window = (
+                (step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+            ) % num_windows
+            window = shuffled(window, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch]), num_windows)
+            user = tf.searchsorted(ends, window, side="right", out_type=tf.int64)
+            number = window - tf.gather(first_window, user)
+            first, end = tf.gather(log.offsets, user), tf.gather(log.offsets, user + 1)
+            start = first + self._window_start(number, end - first - 1, scrambled(user, epoch + self.seed))
+            last = tf.minimum(start + length, end - 1)
+            targets, timestamps = self._targets(log, is_target, start, first, last)
+            return {
+                "query": log.before(tf.cast(user, tf.int32), last, tf.gather(log.timestamp, last)),
+                "targets": targets,
+                "timestamps": timestamps,
+                "negatives": self._negatives(warm, step),
+            }
+
+        return batch
+
+    def _window_start(self, number: tf.Tensor, past: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        """int64 `[B]`: where windows begin among the events of their users.
+
+        Args:
+            number: of the window among those of its user.
+            past: events of the user that can be history.
+            draw: 0 or more, the same for all windows of a user.
+        """
+        length = self.history_length
+        room = -past % length
+        return tf.clip_by_value(number * length - draw % (room + 1), 0, tf.maximum(past - length, 0))
+
+    def _targets(
+        self, log: HistoryLog, is_target: tf.Tensor, start: tf.Tensor, first: tf.Tensor, last: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Videos and times of the events at and after `start`; all positions in the log, int64 `[B]`."""
+        position = start[:, None] + tf.range(self.history_length + 1, dtype=tf.int64)
+        present = position <= last[:, None]
+        position = tf.where(present, position, 0)
+        # What a window begins with follows on what the window does not show, unless it is the user's first event.
+        present &= (position > start[:, None]) | (start == first)[:, None]
+        present &= tf.gather(is_target, position)
+        return tf.where(present, tf.gather(log.video, position), -1), tf.gather(log.timestamp, position)
+
+    def _negatives(self, warm: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        if self.num_uniform_negatives >= len(self.warm_videos):
+            return warm
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
+        picks = tf.random.stateless_uniform(
+            [self.num_uniform_negatives], seed, maxval=len(self.warm_videos), dtype=tf.int32
+        )
+        return tf.gather(warm, picks)
