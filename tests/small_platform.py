@@ -75,18 +75,22 @@ def retrieval(dataset: Dataset) -> RetrievalModel:
     batches = RetrievalBatches(dataset.interactions, 6, 16, 16, 0, 1)
     model = RetrievalModel(config, dataset, ContentFeatures({}, {}), batches)
     model.compute_loss(next(iter(batches.epoch(0))))
-    return _randomise(model, 1)
+    return randomise(model, 1)
 
 
 @pytest.fixture(scope="session")
 def model(dataset: Dataset, retrieval: RetrievalModel) -> ServingModel:
-    """Six events of history, slates of up to 10 out of 20 candidates."""
+    return make_serving_model(dataset, retrieval)
+
+
+def make_serving_model(dataset: Dataset, retrieval: RetrievalModel) -> ServingModel:
+    """Six events of history, slates of up to 10 out of 20 candidates; the weights of the ranker are random."""
     ranking = RankingModel(RankingConfig(hidden_units=[8]), dataset, retrieval, retrieval.embed_catalogue())
     log = HistoryLog.of(dataset.interactions, (Part.TRAIN,), 6)
     query = log.latest(tf.constant([0, 1]), tf.constant([1, 1], tf.int64))
     events = tf.gather(ranking.video_embeddings, tf.maximum(query.history, 0))
     ranking.probabilities(query, retrieval.query_tower(query, events), events, tf.zeros([len(query.user), 2], tf.int32))
-    _randomise(ranking, 2, scale=0.1)
+    randomise(ranking, 2, scale=0.1)
     return ServingModel(
         user_ids=dataset.users.ids,
         video_ids=dataset.videos.ids,
@@ -119,7 +123,8 @@ def loaded(saved: Path) -> Any:
     return tf.saved_model.load(str(saved))
 
 
-def _randomise(model: tf.keras.Model, seed: int, scale: float = 0.5) -> tf.keras.Model:
+def randomise(model: tf.keras.Model, seed: int, scale: float = 0.5) -> tf.keras.Model:
+    """Gives a model random weights, and returns it."""
     draw = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         variable.assign(draw.normal(scale=scale, size=variable.shape))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfrec.config import QueryConfig, QueryEncoder
 from tfrec.data.input_pipeline import Query
 from tfrec.data.schema import FeatureColumns, NumericColumn
-from tfrec.towers.query import HistoryEncoder, QueryTower
+from tfrec.towers.query import HistoryEncoder, QueryTower, make_query_tower
 
 DIM, LENGTH, NUM_USERS = 6, 4, 3
 COLUMNS = FeatureColumns({}, {}, {"age": NumericColumn(np.array([-1.0, 0.0, 1.0], np.float32), np.ones(3, bool), 0, 1)})
@@ -20,7 +20,7 @@ VIDEOS = np.random.default_rng(5).normal(size=(10, DIM)).astype(np.float32)
 def make_tower(ordered: bool = True, columns: FeatureColumns = COLUMNS, seed: int | None = 0, **options) -> QueryTower:
     """With random weights, or as training starts where `seed` is None."""
     config = QueryConfig(history_length=LENGTH, **options)
-    tower = QueryTower(config, DIM, NUM_USERS, columns, ordered, dropout=0.0)
+    tower = make_query_tower(config, DIM, NUM_USERS, columns, ordered, dropout=0.0)
     embed(tower, make_query([[1, 2]]))
     if seed is not None:
         draw = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def test_appeal_of_watched_videos_is_no_taste(towers, encoder):
     np.testing.assert_array_equal(embed(towers[encoder], query, popular), embed(towers[encoder], query))
 
 
-@pytest.mark.parametrize("encoder", ["attention", "gru", "decay"])
+@pytest.mark.parametrize("encoder", ["attention", "transformer", "gru", "lstm", "decay"])
 def test_time_matters_where_there_is_time(towers, encoder):
     recent, old = (embed(towers[encoder], make_query([[1, 2, 3]], age=age)) for age in ([3, 2, 1, 0], [900, 50, 1, 0]))
     assert np.abs(recent - old).max() > 1e-3
@@ -132,15 +132,7 @@ def test_history_encoders_worked_by_hand():
     np.testing.assert_allclose(pooled("mean"), [[1 * root, 2 * root], [0, 0]], rtol=1e-5)
     decayed = [2 * (1 / 3) * root, 4 * (2 / 3) * root]  # the older is one half-life behind
     np.testing.assert_allclose(pooled("decay", half_life_days=2), [decayed, [0, 0]], rtol=1e-4)
-    np.testing.assert_array_equal(pooled("gru")[1], [0, 0])
     np.testing.assert_array_equal(pooled("attention")[1], [0, 0])
-
-
-def test_gru_equals_the_state_after_the_last_event():
-    encoder = HistoryEncoder(QueryConfig(encoder="gru"), DIM, ordered=True)
-    events, age = tf.constant(VIDEOS[None, :4]), tf.constant([[9.0, 5.0, 2.0, 0.0]])
-    padded = encoder(events, tf.constant([[True, True, False, False]]), age)
-    np.testing.assert_allclose(padded, encoder.gru(events[:, :2] + encoder.time(age[:, :2])), atol=1e-6)
 
 
 def test_training_starts_at_the_mean_of_the_history():

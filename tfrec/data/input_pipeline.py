@@ -247,7 +247,7 @@ class RetrievalBatches:
             user = tf.searchsorted(example_ends, example, side="right", out_type=tf.int64)
             # The examples of a user lie next to each other in the ring of their targets, elsewhere each epoch.
             size = tf.gather(num_targets, user)
-            choice = (example - tf.gather(first_example, user) + scrambled(user, epoch + self.seed) % size) % size
+            choice = (example - tf.gather(first_example, user) + _hash(user, epoch + self.seed) % size) % size
             event = tf.gather(position, tf.gather(first_target, user) + choice)
             user = tf.cast(user, tf.int32)
             draw = tf.stack([tf.constant(self.seed, tf.int64), step])
@@ -391,7 +391,7 @@ def shuffled(index: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
     return tf.random.experimental.index_shuffle(index, tf.cast(seed, tf.uint32), tf.constant(size - 1, tf.int64))
 
 
-def scrambled(values: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _hash(values: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Scrambles int64 `[B]` to int64 `[B]` of 0 or more, another way for each int64 seed (the finaliser of SplitMix64)."""
     mixed = tf.cast(values + 1, tf.uint64) * tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     mixed += tf.cast(seed, tf.uint64) * tf.constant(0xD1B54A32D192ED03, tf.uint64)

@@ -1,7 +1,7 @@
 """Training batches of whole sequences: every event of a window is a target.
 
 The *window* of a user is a run of up to `history_length` consecutive events. A user with more of them than fit has several,
-which together cover all that can be history of a training event; where they have room to move, they lie elsewhere each epoch.
+at equal distances: the fewest that cover all that can be history of a training event.
 As everywhere (see `input_pipeline`), a batch is a pure function of the step number.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfrec.data.input_pipeline import HistoryLog, first_watches, scrambled, shuffled
+from tfrec.data.input_pipeline import HistoryLog, first_watches, shuffled
 from tfrec.data.schema import Interactions, Part
 from tfrec.errors import TfrecError
 
@@ -95,7 +95,8 @@ class SequenceBatches:
         is_first[first_watches(self.interactions, log.rows)] = True
         is_target, warm = tf.constant(is_first), tf.constant(self.warm_videos)
         ends = tf.constant(np.cumsum(self._windows_per_user))
-        first_window = tf.constant(np.cumsum(self._windows_per_user) - self._windows_per_user)
+        windows = tf.constant(self._windows_per_user)
+        first_window = ends - windows
         num_windows, steps_per_epoch, length = self.num_windows, self.steps_per_epoch, self.history_length
 
         def batch(step: tf.Tensor) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class SequenceBatches:
             user = tf.searchsorted(ends, window, side="right", out_type=tf.int64)
             number = window - tf.gather(first_window, user)
             first, end = tf.gather(log.offsets, user), tf.gather(log.offsets, user + 1)
-            start = first + self._window_start(number, end - first - 1, scrambled(user, epoch + self.seed))
+            start = first + self._window_start(number, tf.gather(windows, user), end - first - 1)
             last = tf.minimum(start + length, end - 1)
             targets, timestamps = self._targets(log, is_target, start, first, last)
             return {
@@ -119,17 +120,15 @@ class SequenceBatches:
 
         return batch
 
-    def _window_start(self, number: tf.Tensor, past: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+    def _window_start(self, number: tf.Tensor, windows: tf.Tensor, past: tf.Tensor) -> tf.Tensor:
         """int64 `[B]`: where windows begin among the events of their users.
 
         Args:
             number: of the window among those of its user.
+            windows: of the user.
             past: events of the user that can be history.
-            draw: 0 or more, the same for all windows of a user.
         """
-        length = self.history_length
-        room = -past % length
-        return tf.clip_by_value(number * length - draw % (room + 1), 0, tf.maximum(past - length, 0))
+        return number * tf.maximum(past - self.history_length, 0) // tf.maximum(windows - 1, 1)
 
     def _targets(
         self, log: HistoryLog, is_target: tf.Tensor, start: tf.Tensor, first: tf.Tensor, last: tf.Tensor

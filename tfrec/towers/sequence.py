@@ -85,8 +85,9 @@ class SequenceTower(tf.keras.layers.Layer):
         steps = events * tf.concat([tf.ones([self.units - 1]), tf.zeros([1])], axis=0) * self.units**0.5
         if self.kinds is not None:
             steps += self.kinds(query.history_kind)
-        following = tf.pad(query.history_age[:, 1:], [[0, 0], [0, 1]])
-        return steps + self.time(tf.maximum(query.history_age - following, 0.0))
+        age = tf.where(query.history >= 0, query.history_age, 0.0)
+        following = tf.pad(age[:, 1:], [[0, 0], [0, 1]])
+        return steps + self.time(tf.maximum(age - following, 0.0))
 
 
 def _make_encoder(config: QueryConfig, units: int, dropout: float) -> tf.keras.layers.Layer:
