@@ -96,5 +96,5 @@ def test_negatives_are_drawn_from_warm_videos(busy):
 
 
 def test_log_without_times(make_interactions):
-    with pytest.raises(TfrecError, match="no times.*--retrieval.training events"):
+    with pytest.raises(TfrecError, match=r"no times.*--retrieval.training events"):
         SequenceBatches(make_interactions([(0, 0, 0), (0, 1, 0)]), 4, 2, 5, seed=1)

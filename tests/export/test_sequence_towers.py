@@ -21,7 +21,9 @@ from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 LENGTH = 6
 
 
-@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
+@pytest.mark.parametrize(
+    "encoder", [pytest.param(name, marks=[pytest.mark.slow] * (name != "transformer")) for name in SEQUENCE_ENCODERS]
+)
 def test_export_equals_library(dataset, tmp_path, encoder):
     log, query_config = dataset.interactions, QueryConfig(encoder=encoder, history_length=LENGTH)
     config = RetrievalConfig(embedding_dim=8, query=query_config, training="sequences")

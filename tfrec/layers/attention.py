@@ -13,12 +13,13 @@ class TimeEncoding(tf.keras.layers.Layer):
     Args:
         units: width of the encoding.
         num_bumps: Gaussian bumps over the logarithm of the age.
+        initializer: of their projection.
     """
 
-    def __init__(self, units: int, num_bumps: int = 16) -> None:
+    def __init__(self, units: int, num_bumps: int = 16, initializer: str = "glorot_uniform") -> None:
         super().__init__()
         self.num_bumps = num_bumps
-        self.projection = tf.keras.layers.Dense(units, use_bias=False)
+        self.projection = tf.keras.layers.Dense(units, use_bias=False, kernel_initializer=initializer)
 
     def call(self, age: tf.Tensor) -> tf.Tensor:
         """From float `[B, T]` days to `[B, T, units]`."""

@@ -42,7 +42,8 @@ class SequenceTower(tf.keras.layers.Layer):
         self.columns = ColumnEmbedding(columns) if columns.names else None
         self.from_columns = tf.keras.layers.Dense(embedding_dim, use_bias=False)
         self.kinds = tf.keras.layers.Embedding(1 << len(LABELS), embedding_dim) if config.event_kinds else None
-        self.time = TimeEncoding(embedding_dim)
+        # Videos start small too: what they have in common must not drown what tells them apart.
+        self.time = TimeEncoding(embedding_dim, initializer="zeros")
         self.start = self.add_weight("start", (embedding_dim,), initializer="random_normal")
         self.dropout = Dropout(dropout)
         self.encoder = _make_encoder(config, embedding_dim, dropout)
