@@ -39,7 +39,7 @@ from tfrec.features.content import ContentFeatures
 from tfrec.index.exact import ExactIndex
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
-from tfrec.scoring.engine import Engine, regrouped
+from tfrec.scoring.engine import LocalEngine, regrouped
 from tfrec.scoring.histories import Histories
 from tfrec.scoring.job import ScoreJob, run
 from tfrec.scoring.model import PublishedModel, find_version
@@ -131,11 +131,11 @@ def watched_memory(peaks: list[float]) -> Iterator[None]:
         peaks.append(max(seen))
 
 
-def bare_rate(engine: Engine, users: Path, batch_size: int) -> float:
+def bare_rate(engine: LocalEngine, users: Path, batch_size: int) -> float:
     """Users per second of the signature in a loop, on batches that were built before."""
     records = TableSource(open_table(users, {}, ()), ("user_id",)).records(RejectLog())
     batches = [
-        (len(part[start : start + batch_size]), engine.inputs(part[start : start + batch_size]))
+        (len(part[start : start + batch_size]), engine.question(part[start : start + batch_size]))
         for part in regrouped(records, SHARD_SIZE)
         for start in range(0, len(part), batch_size)
     ]
@@ -150,7 +150,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     publish_model(models, dataset, options.k)
     mode = MODES["recommend"]
     model = PublishedModel(find_version(models, "recommender", None), mode.signature)
-    engine = Engine(model, mode, Histories(None), options.k)
+    engine = LocalEngine(model, mode, Histories(None), options.k)
     bare, batch, peaks = [], [], []
     users = folder / "users.parquet"
     write_users(users, dataset, options.users // ROUNDS, options.history)

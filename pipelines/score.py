@@ -1,27 +1,29 @@
 """Scores all users, or those of a file, with a published model, into Parquet shards.
 
     python pipelines/score.py --models DIR/models --users FILE|all [--data DIR] --output DIR [--k 100] [--mode recommend]
+    python pipelines/score.py --server HOST:PORT ...
 
-The published SavedModel's own signature does the work, so the rows are what a server would answer. A run that was killed goes
+The published SavedModel's own signature does the work, here or on a TensorFlow Serving that is asked over gRPC, so the rows are
+what a server would answer. All rows come from one version: a server that changes it ends the run. A run that was killed goes
 on with `--resume` and leaves, byte for byte, what an undisturbed run would have left.
 
 `--users` is a `.csv`, `.csv.gz` or `.parquet` file with the columns
 
-    user_id             required, but for `--mode similar`
-    video_id            required for `--mode rank` (the other half of a pair) and `--mode similar`
+    user_id             required, but for `--mode similar` and `--mode embed --embed videos`
+    video_id            required for those two and for `--mode rank` (the other half of a pair)
     history             video ids, oldest first: a JSON list, or separated by `|`
     history_timestamp   Unix seconds of the same events
     timestamp           time of the request, Unix seconds or ISO 8601
     exclude             video ids that may not be shown, written as `history`
 
-or `all`: every user (with `--mode similar`, every video) of the dataset in `--data`. A user without a `history` has the one of
-the log in `--data`. The output folder holds `part-00000.parquet` and so on, `rejected.csv` and, when all is done,
+or `all`: every user (where `video_id` alone is required, every video) of the dataset in `--data`. A user without a `history`
+has the one of the log in `--data`. The output folder holds `part-00000.parquet` and so on, `rejected.csv` and, when all is done,
 `_manifest.json` with counts and checksums. Columns of the shards, in the order of the input, then by rank:
 
     recommend   user_id, rank, video_id, score, click, finish, like, reason, model_version
     rank        user_id, video_id, score, click, finish, like, model_version
     similar     video_id, rank, similar_video_id, score, model_version
-    embed       user_id, embedding, model_version
+    embed       user_id or video_id, embedding, model_version
 """
 
 from __future__ import annotations
@@ -44,14 +46,26 @@ def make_parser() -> argparse.ArgumentParser:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--models", type=Path, required=True, metavar="DIR", help="folder of published models")
+    add("--models", type=Path, metavar="DIR", help="folder of published models")
+    add("--server", metavar="HOST:PORT", help="a running TensorFlow Serving (gRPC) in place of --models")
+    add("--deadline", type=float, default=60.0, metavar="SECONDS", help="for one request to it (default: %(default)g)")
+    add("--in-flight", type=int, default=4, metavar="N", help="requests to it at once (default: %(default)s)")
     add("--model", default="recommender", metavar="NAME", help="which of them (default: %(default)s)")
     add("--version", type=int, metavar="N", help="of the model (default: the newest)")
     add("--users", required=True, metavar="FILE|all", help="a file of users, or `all` of the dataset")
+    add(
+        "--columns",
+        type=_renamed,
+        nargs="+",
+        default=[],
+        metavar="NAME=NAME",
+        help="what columns are called in the file of users, e.g. user_id=uid",
+    )
     add("--data", type=Path, metavar="DIR", help="dataset folder, for histories and for `all`")
     add("--max-rejected", type=float, default=0.01, metavar="SHARE", help="of bad rows in the dataset (default: 0.01)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the shards; made if missing")
     add("--mode", choices=_UNITS, default="recommend", help="(default: %(default)s)")
+    add("--embed", choices=("users", "videos"), default="users", help="for `--mode embed` (default: %(default)s)")
     add("--k", type=int, default=100, metavar="N", help="rows per user or video (default: %(default)s)")
     add(
         "--batch-size",
@@ -70,14 +84,21 @@ def _batch_size(text: str) -> int | None:
     return None if text == "auto" else int(text)
 
 
+def _renamed(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not (name and equals and column):
+        raise argparse.ArgumentTypeError(f"expected the name wanted, =, and the name in the file; not {text!r}")
+    return name, column
+
+
 def score(options: argparse.Namespace) -> None:
     """Scores, and says what was done."""
     import tfrec  # noqa: F401  (before TensorFlow)
     from tfrec.console import console, progress_bar
     from tfrec.scoring.job import ScoreJob, run
 
-    job = ScoreJob(**vars(options))
-    unit = _UNITS[job.mode]
+    job = ScoreJob(**{**vars(options), "columns": dict(options.columns)})
+    unit = "videos" if job.asked.keys == ("video_id",) else _UNITS[job.mode]
     with progress_bar("Scoring", unit) as progress:
         summary = run(job, progress)
     manifest = summary.manifest

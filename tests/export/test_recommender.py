@@ -253,6 +253,14 @@ def test_similar_videos(dataset: Dataset, recommender: Recommender, model: Servi
     assert recommender.call("similar_videos", {"video_id": np.zeros(0, object)})["video_id"].shape == (0, MAX_K)
 
 
+def test_candidates_are_embedded_as_the_index_has_them(
+    dataset: Dataset, recommender: Recommender, model: ServingModel
+) -> None:
+    videos = np.array([dataset.videos.ids[7], "?", dataset.videos.ids[0]], object)
+    expected = model.video_embeddings.numpy()[[7, 0, 0]] * np.array([[1], [0], [1]], np.float32)
+    np.testing.assert_array_equal(recommender.call("embed_candidate", {"video_id": videos})["embedding"], expected)
+
+
 def test_another_index_is_served_alike(dataset: Dataset, model: ServingModel, recommender: Recommender) -> None:
     """The tree with all its leaves searched answers as exact search does."""
     embeddings = model.video_embeddings.numpy()

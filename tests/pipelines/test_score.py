@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import hashlib
 import json
 import os
 import resource
@@ -21,34 +20,17 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from score_jobs import checksums, read, run_job, score
 
 from tfrec.data.schema import Dataset
 from tfrec.errors import TfrecError
+from tfrec.export.recommender import ServingModel
 from tfrec.scoring.engine import prefetched, regrouped
-from tfrec.scoring.job import ScoreJob, Summary, run
 from tfrec.scoring.records import Records
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "pipelines" / "score.py"
 COLUMNS = ["user_id", "rank", "video_id", "score", "click", "finish", "like", "reason", "model_version"]
-
-
-def score(models: Path, users: Path | str, output: Path, **options: Any) -> pd.DataFrame:
-    """Runs a job and reads all its rows."""
-    run_job(models, users, output, **options)
-    return read(output)
-
-
-def run_job(models: Path, users: Path | str, output: Path, **options: Any) -> Summary:
-    return run(ScoreJob(models, str(users), output, **{"k": 5, **options}), lambda done, total: None)
-
-
-def read(output: Path) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(path) for path in sorted(output.glob("part-*.parquet"))], ignore_index=True)
-
-
-def checksums(output: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(output.iterdir())}
 
 
 def ask(models: Path, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
@@ -215,6 +197,25 @@ def test_embed_gives_the_query_embedding(models: Path, data: Path, tmp_path: Pat
     np.testing.assert_allclose(silent, ask(models, "embed_user", **request("silent"))["embedding"][0], rtol=1e-5)
 
 
+def test_embed_gives_what_the_index_holds_of_videos_and_no_row_for_unknown_ones(
+    models: Path, model: ServingModel, dataset: Dataset, tmp_path: Path
+) -> None:
+    ids = dataset.videos.ids
+    pd.DataFrame({"video_id": [ids[3], "nobody's", ids[0]]}).to_csv(tmp_path / "videos.csv", index=False)
+    rows = score(models, tmp_path / "videos.csv", tmp_path / "out", mode="embed", embed="videos")
+    assert rows["video_id"].tolist() == [ids[3], ids[0]]
+    np.testing.assert_array_equal(np.stack(rows["embedding"]), model.video_embeddings.numpy()[[3, 0]])
+
+
+def test_columns_may_have_other_names(models: Path, dataset: Dataset, tmp_path: Path) -> None:
+    watched = "|".join(dataset.videos.ids[:3])
+    (tmp_path / "named.csv").write_text(f"user_id,history\na,{watched}\n")
+    (tmp_path / "other.csv").write_text(f"uid,seen,user_id\na,{watched},ignored\n")
+    columns = {"user_id": "uid", "history": "seen"}
+    named = score(models, tmp_path / "named.csv", tmp_path / "left")
+    pd.testing.assert_frame_equal(score(models, tmp_path / "other.csv", tmp_path / "right", columns=columns), named)
+
+
 def test_the_measured_batch_size_is_kept_by_a_resumed_run(models: Path, data: Path, tmp_path: Path) -> None:
     run_job(models, "all", tmp_path / "out", data=data, batch_size=None, shard_size=10)
     before = checksums(tmp_path / "out")
@@ -302,13 +303,18 @@ def test_two_processes_do_not_write_to_one_folder(models: Path, data: Path, tmp_
         ({"mode": "similar"}, "users.csv has no column `video_id`. It has: user_id"),
         ({"k": 11}, "k=11, slots=10"),
         ({"batch_size": 0}, "`--batch-size` must be at least 1"),
+        ({"deadline": 0.0}, "`--deadline` must be above 0 seconds. Received: 0"),
+        ({"models": None}, "either the folder of published models with --models DIR or --server"),
+        ({"server": "127.0.0.1:1"}, "either the folder of published models with --models DIR or --server"),
+        ({"columns": {"user_id": "uid"}}, "users.csv has no column `uid` to take for `user_id`. It has: user_id"),
+        ({"columns": {"click": "user_id"}}, "no use for `click`. It takes: user_id, history"),
         ({"output": SCRIPT}, "cannot be written"),
     ],
 )
 def test_errors_are_one_clear_line(models: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     (tmp_path / "users.csv").write_text("user_id\nu1\n")
     with pytest.raises(TfrecError, match=message) as raised:
-        run_job(models, **{"users": tmp_path / "users.csv", "output": tmp_path / "out", **options})
+        run_job(**{"models": models, "users": tmp_path / "users.csv", "output": tmp_path / "out", **options})
     assert "\n" not in str(raised.value)
 
 

@@ -167,6 +167,7 @@ class Recommender:
     def _trace(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """One function per signature; the order of its arguments is that of the specs."""
         candidate = tf.TensorSpec([None, None], tf.string, "candidate")
+        video = tf.TensorSpec([None], tf.string, "video_id")
         signatures: dict[str, tuple[Callable[..., Outputs], tuple[tf.TensorSpec, ...]]] = {
             "recommend": (self._recommend, QUERY_SPECS),
             "recommend_filtered": (self._recommend_filtered, (*QUERY_SPECS, *FILTER_SPECS, *CHOICE_SPECS)),
@@ -174,7 +175,8 @@ class Recommender:
             "retrieve_filtered": (self._retrieve_filtered, (*QUERY_SPECS, *FILTER_SPECS)),
             "rank": (self._rank, (*QUERY_SPECS, candidate)),
             "embed_user": (self._embed_user, QUERY_SPECS),
-            "similar_videos": (self._similar_videos, (tf.TensorSpec([None], tf.string, "video_id"),)),
+            "embed_candidate": (self._embed_candidate, (video,)),
+            "similar_videos": (self._similar_videos, (video,)),
         }
         if self._model.text_search is not None:
             signatures["search"] = (self._search, (tf.TensorSpec([None], tf.string, "query"),))
@@ -222,6 +224,11 @@ class Recommender:
 
     def _embed_user(self, *inputs: tf.Tensor) -> Outputs:
         return {"embedding": self._embed(RawRequest(*inputs)).embeddings}
+
+    def _embed_candidate(self, video_id: tf.Tensor) -> Outputs:
+        """What the index holds of the videos; zeros for one that it does not know."""
+        rows = self._ids.rows(video_id)
+        return {"embedding": tf.where(rows[:, None] >= 0, self._embeddings_of(rows), 0.0)}
 
     def _similar_videos(self, video_id: tf.Tensor) -> Outputs:
         """The most alike in taste, by cosine, among those with the largest inner product."""

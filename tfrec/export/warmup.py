@@ -33,6 +33,7 @@ _CALLS = (
     ("rank", 1),
     ("embed_user", 1),
     ("similar_videos", 1),
+    ("embed_candidate", 1),
     ("search", 1),
     ("recommend", _LARGE_BATCH),
     ("recommend_filtered", 1),
@@ -74,7 +75,7 @@ def recommender_calls(
 
 def _inputs(dataset: Dataset, task: EvaluationTask, signature: str, positions: np.ndarray[Any, Any], k: int) -> Inputs:
     videos = positions % len(dataset.videos)
-    if signature == "similar_videos":
+    if signature in ("similar_videos", "embed_candidate"):
         return {"video_id": dataset.videos.ids[videos]}
     if signature == "search":
         return {"query": dataset.videos.texts[videos]}

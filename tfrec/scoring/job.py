@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
-
-import pyarrow as pa
 
 from tfrec.config import DataConfig
 from tfrec.console import ProgressCallback
 from tfrec.data.dataset import load_dataset
 from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import Dataset
-from tfrec.data.tables import open_table
+from tfrec.data.tables import Table, open_table
 from tfrec.errors import TfrecError
-from tfrec.scoring.engine import Engine
+from tfrec.scoring.engine import Engine, LocalEngine
 from tfrec.scoring.histories import Histories
-from tfrec.scoring.model import PublishedModel, digest, find_version
+from tfrec.scoring.model import Model, PublishedModel, find_version
 from tfrec.scoring.modes import MODES, Mode
-from tfrec.scoring.records import IdSource, Records, Source, TableSource
+from tfrec.scoring.records import OPTIONAL, IdSource, Records, Source, TableSource
+from tfrec.scoring.served import Endpoint, ServedModel
 from tfrec.scoring.shards import OutputFolder, open_output
 
 ModeName: TypeAlias = Literal["recommend", "rank", "similar", "embed"]
@@ -36,15 +35,20 @@ class ScoreJob:
     """What to score.
 
     Args:
-        models: folder of published models.
+        models: folder of published models; None where a server is asked.
         users: a file, or `all`.
         output: folder of the shards.
+        server: `host:port` of a TensorFlow Serving that has the model; in place of `models`.
         model: name of the model.
         version: of it; None for the newest.
         data: dataset folder, for histories and for `all`.
         max_rejected: share of bad rows of the dataset above which the job fails.
         k: rows per user, or per video.
         mode: what is asked.
+        embed: whose embeddings `mode` embed asks for.
+        columns: names in the file of users by the names that are expected, where they differ.
+        deadline: seconds that a request to the server may take.
+        in_flight: requests that are sent to the server at once.
         batch_size: records asked about at once; None for the fastest.
         shard_size: records per shard.
         resume: go on with a job that was stopped.
@@ -53,28 +57,42 @@ class ScoreJob:
         TfrecError: If the options contradict each other.
     """
 
-    models: Path
+    models: Path | None
     users: str
     output: Path
+    server: str | None = None
     model: str = "recommender"
     version: int | None = None
     data: Path | None = None
     max_rejected: float = 0.01
     k: int = 100
     mode: ModeName = "recommend"
+    embed: Literal["users", "videos"] = "users"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    deadline: float = 60.0
+    in_flight: int = 4
     batch_size: int | None = 256
     shard_size: int = 8192
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("k", "batch_size", "shard_size"):
+        for name in ("k", "batch_size", "shard_size", "in_flight"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TfrecError(f"`--{name.replace('_', '-')}` must be at least 1. Received: {value}.")
+        if self.deadline <= 0:
+            raise TfrecError(f"`--deadline` must be above 0 seconds. Received: {self.deadline:g}.")
+        if (self.models is None) == (self.server is None):
+            raise TfrecError("Give either the folder of published models with --models DIR or --server host:port.")
         if self.users == ALL and self.data is None:
             raise TfrecError("`--users all` needs the dataset: give its folder with --data DIR.")
         if self.users == ALL and self.mode == "rank":
             raise TfrecError("`--mode rank` scores pairs: give a file of user_id and video_id with --users FILE.")
+
+    @property
+    def asked(self) -> Mode:
+        """The mode, by what is embedded."""
+        return MODES["embed_videos" if (self.mode, self.embed) == ("embed", "videos") else self.mode]
 
 
 @dataclass(frozen=True)
@@ -104,23 +122,24 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
     """
     if job.users != ALL and not Path(job.users).is_file():
         raise TfrecError(f"The file of users {job.users} does not exist.")
-    find_version(job.models, job.model, job.version)
+    if job.models is not None:
+        find_version(job.models, job.model, job.version)
     with open_output(job.output, job.resume) as folder:
         if job.version is None and folder.job is not None:
             job = replace(job, version=folder.job["version"])  # not a newer one that was published meanwhile
-        version = find_version(job.models, job.model, job.version)
+        model = _find_model(job)
         dataset = _load(job)
-        mode = MODES[job.mode]
-        source = _source(job, mode, dataset)
-        engine = Engine(PublishedModel(version, mode.signature), mode, Histories(dataset), job.k)
+        source = _source(job, dataset)
+        engine = LocalEngine(model, job.asked, Histories(dataset), job.k)
         sample = next((some for some in source.records(RejectLog()) if len(some)), None)
         _check_slots(engine, sample)
         batch_size = job.batch_size or _noted_batch_size(folder) or _fastest(engine, sample)
         asked = {
-            **{name: getattr(job, name) for name in ("model", "mode", "k", "shard_size")},
-            "version": engine.model.version,
+            **{name: getattr(job, name) for name in ("model", "mode", "embed", "k", "shard_size")},
+            "columns": dict(job.columns),
+            "version": model.version,
             "batch_size": batch_size,
-            "model_sha256": digest(version),
+            "model_sha256": model.digest,
             "users_sha256": source.digest,
             "data_sha256": _digest_of_tables(job.data) if job.data else None,
         }
@@ -131,22 +150,44 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
         return Summary(folder.finish(asked, rejects), scored, time.monotonic() - start)
 
 
+def _find_model(job: ScoreJob) -> Model:
+    signature = job.asked.signature
+    if job.server is not None:
+        return ServedModel(Endpoint(job.server, job.model, job.deadline), job.version, signature, job.in_flight)
+    assert job.models is not None
+    return PublishedModel(find_version(job.models, job.model, job.version), signature)
+
+
 def _load(job: ScoreJob) -> Dataset | None:
     return None if job.data is None else load_dataset(DataConfig(folder=job.data, max_rejected=job.max_rejected))
 
 
-def _source(job: ScoreJob, mode: Mode, dataset: Dataset | None) -> Source:
+def _source(job: ScoreJob, dataset: Dataset | None) -> Source:
+    keys = job.asked.keys
     if job.users != ALL:
-        return TableSource(open_table(Path(job.users), {}, ()), mode.keys)
+        return TableSource(_open_users(job), keys)
     assert dataset is not None
-    return IdSource(mode.keys[0], dataset.videos.ids if mode.keys == ("video_id",) else dataset.users.ids)
+    return IdSource(keys[0], dataset.videos.ids if keys == ("video_id",) else dataset.users.ids)
 
 
-def _check_slots(engine: Engine, sample: Records | None) -> None:
+def _open_users(job: ScoreJob) -> Table:
+    table = open_table(Path(job.users), job.columns, ())
+    known = (*job.asked.keys, *OPTIONAL)
+    for name, column in job.columns.items():
+        if name not in known:
+            raise TfrecError(f"`--columns` has no use for `{name}`. It takes: {', '.join(known)}.")
+        if name not in table.names:
+            raise TfrecError(
+                f"{table.file} has no column `{column}` to take for `{name}`. It has: {', '.join(table.header)}."
+            )
+    return table
+
+
+def _check_slots(engine: LocalEngine, sample: Records | None) -> None:
     """Refuses a `k` that the model was not exported for."""
     if sample is None:
         return
-    outputs = engine.model.answer(engine.inputs(sample[:1]))
+    outputs = engine.model.answer(engine.question(sample[:1]))
     slots = outputs["video_id"].shape[1] if "video_id" in outputs else engine.k
     if slots < engine.k:
         raise TfrecError(
@@ -159,7 +200,7 @@ def _noted_batch_size(folder: OutputFolder) -> int | None:
     return None if folder.job is None else int(folder.job["batch_size"])
 
 
-def _fastest(engine: Engine, sample: Records | None) -> int:
+def _fastest(engine: LocalEngine, sample: Records | None) -> int:
     return 1 if sample is None else engine.fastest_batch_size(sample)
 
 
@@ -179,21 +220,16 @@ def _score(
     shard_size: int,
     batch_size: int,
     rejects: RejectLog,
-    progress: Callable[[int, int], None],
+    progress: ProgressCallback,
 ) -> int:
     """Writes the shards that are missing and returns how many records they have."""
     done = folder.shards()
     before = sum(done.values())
     total, scored = source.total, 0
     progress(before, total)
-    tables: list[pa.Table] = []
-    num_records = 0
-    for batch, outputs in engine.answers(source.records(rejects), shard_size, batch_size, done):
-        tables.append(engine.mode.table(batch.records, outputs, engine.k, engine.model.version))
-        num_records += len(batch.records)
-        scored += len(batch.records)
-        if batch.ends_shard:
-            folder.write_shard(batch.shard, pa.concat_tables(tables), num_records)
-            tables, num_records = [], 0
+    for step in engine.steps(source.records(rejects), shard_size, batch_size, done):
+        if step.content is not None:
+            folder.write_shard(step.shard, step.content)
+        scored += step.num_records
         progress(before + scored, total)
     return scored

@@ -5,11 +5,12 @@ Rows stand in the order of the records, and by rank within a record. Ranks count
     recommend   user_id, rank, video_id, score, click, finish, like, reason, model_version
     rank        user_id, video_id, score, click, finish, like, model_version
     similar     video_id, rank, similar_video_id, score, model_version
-    embed       user_id, embedding, model_version
+    embed       user_id or video_id, embedding, model_version
 
 `score` falls with the rank; `click`, `finish` and `like` are calibrated probabilities, `reason` is a video of the history,
 `popular` or `new`. In `rank` every pair is a request of its own, so `score` is the weighted sum of the probabilities, and 0
-where the model does not know the video. An empty slot is no row. Numbers are float32, ranks int32, the version int64.
+where the model does not know the video. An empty slot is no row, nor is an unknown video in `similar` and `embed`. Numbers
+are float32, ranks int32, the version int64.
 """
 
 from __future__ import annotations
@@ -89,10 +90,18 @@ def _neighbour_rows(records: Records, outputs: Outputs, k: int) -> Rows:
     }
 
 
-def _embedding_rows(records: Records, outputs: Outputs, k: int) -> Rows:
-    embeddings = outputs["embedding"]
-    values = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    return {"user_id": _strings(records.columns["user_id"]), "embedding": values}
+def _query_rows(records: Records, outputs: Outputs, k: int) -> Rows:
+    return {"user_id": _strings(records.columns["user_id"]), "embedding": _vectors(outputs["embedding"])}
+
+
+def _candidate_rows(records: Records, outputs: Outputs, k: int) -> Rows:
+    known = outputs["embedding"].any(axis=1)  # the signature answers zeros for a video that it does not know
+    ids = _strings(records.columns["video_id"][known])
+    return {"video_id": ids, "embedding": _vectors(outputs["embedding"][known])}
+
+
+def _vectors(values: NDArray[np.float32]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def _strings(values: NDArray[np.object_]) -> pa.Array:
@@ -103,6 +112,7 @@ MODES: Mapping[str, Mode] = {
     "recommend": Mode(("user_id",), "recommend", query_inputs, _slate_rows),
     "rank": Mode(("user_id", "video_id"), "rank", _pair_inputs, _pair_rows),
     "similar": Mode(("video_id",), "similar_videos", _video_inputs, _neighbour_rows),
-    "embed": Mode(("user_id",), "embed_user", query_inputs, _embedding_rows),
+    "embed": Mode(("user_id",), "embed_user", query_inputs, _query_rows),
+    "embed_videos": Mode(("video_id",), "embed_candidate", _video_inputs, _candidate_rows),
 }
 """The ways to ask, by name."""

@@ -68,11 +68,10 @@ class OutputFolder:
         """Number of records in each shard that is there, ascending."""
         return {int(path.stem.removeprefix("part-")): self._num_records(path) for path in self._parts()}
 
-    def write_shard(self, number: int, rows: pa.Table, num_records: int) -> None:
-        """Writes a shard of `num_records` records."""
-        rows = rows.replace_schema_metadata({_RECORDS: str(num_records)})
+    def write_shard(self, number: int, content: pa.Buffer) -> None:
+        """Writes a shard that `encoded_shard` made."""
         with _writing(self._path), atomic_file(self._path / f"part-{number:05d}.parquet") as file:
-            pa.parquet.write_table(rows, file, compression="zstd")
+            file.write(content)
 
     def finish(self, job: Mapping[str, Any], rejects: RejectLog) -> dict[str, Any]:
         """Writes `rejected.csv` and the manifest, and returns the latter."""
@@ -111,6 +110,13 @@ class OutputFolder:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         rows = pa.parquet.read_metadata(path).num_rows
         return {"file": path.name, "records": self._num_records(path), "rows": rows, "sha256": checksum}
+
+
+def encoded_shard(rows: pa.Table, num_records: int) -> pa.Buffer:
+    """The file of a shard that has the rows of `num_records` records."""
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(rows.replace_schema_metadata({_RECORDS: str(num_records)}), sink, compression="zstd")
+    return sink.getvalue()
 
 
 @contextmanager
