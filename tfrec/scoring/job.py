@@ -176,7 +176,7 @@ def _open_users(job: ScoreJob) -> Table:
     for name, column in job.columns.items():
         if name not in known:
             raise TfrecError(f"`--columns` has no use for `{name}`. It takes: {', '.join(known)}.")
-        if name not in table.names:
+        if table.names.get(name) != column:
             raise TfrecError(
                 f"{table.file} has no column `{column}` to take for `{name}`. It has: {', '.join(table.header)}."
             )
