@@ -69,7 +69,7 @@ class RetrievalModel(Model):
         events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(query.history)))
         queries = self.query_tower(query, events, training=training)
         loss = self.softmax_loss(queries, embeddings[:num_candidates], candidates, targets, inputs)
-        return loss + self.config.weight_decay * self._table_norm()
+        return loss + self._weight_penalty()
 
     def softmax_loss(
         self,
@@ -113,9 +113,12 @@ class RetrievalModel(Model):
         rate = tf.cast(num_candidates - 1, tf.float32) / max(self.num_warm - 1, 1)
         return tf.reduce_mean(generalised_bce(logits, targets, tf.minimum(rate, 1.0), self.config.gbce_calibration))
 
-    def _table_norm(self) -> tf.Tensor:
+    def _weight_penalty(self) -> tf.Tensor | float:
+        if not self.config.weight_decay:
+            return 0.0  # a penalty of weight 0 would still give every table a dense gradient
         tables = (self.candidate_tower.ids, self.query_tower.ids)
-        return tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables if table is not None])
+        norm = tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables if table is not None])
+        return self.config.weight_decay * norm
 
     def embed_catalogue(self, batch_size: int = 4096) -> NDArray[np.float32]:
         """The embedding of every video but for what changes with time: float32 `[num_videos, embedding_dim]`."""

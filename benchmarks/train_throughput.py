@@ -1,0 +1,255 @@
+"""How fast retrieval trains and is evaluated, beside the same two towers in the manner of the TFRS quick start.
+
+    python benchmarks/train_throughput.py [--data ../shared/data/ml-100k] [--epochs 3] [--evaluate 6710 1000000]
+
+Both sides have a table of users, a table of videos shared by histories and candidates, the mean of the last 50 videos watched,
+one hidden layer, softmax over the batch, Adam, the same batches, and measure recall on the validation part after each
+epoch. The quick start side takes strings, looks them up in the model, is trained by Keras `fit`, and has a `FactorizedTopK`
+in validation (not in training, which would be slower still). `implicit`'s BPR, which has no towers, stands beside them.
+
+The first epoch of each side traces its graph; figures are of the epochs after it. Sides take turns, and ratios are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tfrec  # noqa: F401  (chooses Keras 2)
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+from implicit.bpr import BayesianPersonalizedRanking
+from scipy import sparse
+
+from tfrec.config import CandidateConfig, DataConfig, EvaluationConfig, QueryConfig, RetrievalConfig
+from tfrec.console import console
+from tfrec.data.dataset import load_dataset
+from tfrec.data.input_pipeline import HistoryLog, Query, RetrievalBatches
+from tfrec.data.schema import Dataset, Part
+from tfrec.evaluation.evaluate import EvaluationTask, evaluate, make_task, rank_catalogue
+from tfrec.evaluation.references import training_weights
+from tfrec.features.content import ContentFeatures
+from tfrec.models.retrieval import RetrievalModel
+
+DIM, HISTORY, BATCH, K = 64, 50, 1024, 20
+CONFIG = RetrievalConfig(
+    embedding_dim=DIM,
+    batch_size=BATCH,
+    num_uniform_negatives=0,
+    dropout=0.0,
+    query=QueryConfig(encoder="mean", history_length=HISTORY, user_id_dropout=0.0),
+    candidate=CandidateConfig(use_content=False, id_dropout=0.0),
+)
+MEASURE = EvaluationConfig(bootstrap_samples=1)
+
+
+class QuickStart(tfrs.Model):
+    """The two towers as the quick start would write them."""
+
+    def __init__(self, users: np.ndarray[Any, Any], videos: np.ndarray[Any, Any]) -> None:
+        super().__init__()
+        layers = tf.keras.layers
+        self.users = tf.keras.Sequential([layers.StringLookup(vocabulary=users), layers.Embedding(len(users) + 1, DIM)])
+        self.lookup = layers.StringLookup(vocabulary=videos, mask_token="")
+        self.videos = layers.Embedding(len(videos) + 2, DIM, mask_zero=True)
+        self.pool = layers.GlobalAveragePooling1D()
+        self.query = tf.keras.Sequential([layers.Dense(4 * DIM, activation="gelu"), layers.Dense(DIM)])
+        candidates = tf.data.Dataset.from_tensor_slices(videos).batch(128).map(self.candidate)
+        metrics = tfrs.metrics.FactorizedTopK(candidates=candidates, ks=(K,))
+        self.task = tfrs.tasks.Retrieval(metrics=metrics)
+
+    def candidate(self, video_id: tf.Tensor) -> tf.Tensor:
+        """From strings `[B]` to `[B, DIM]`."""
+        return self.videos(self.lookup(video_id))
+
+    def compute_loss(self, features: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """In-batch softmax."""
+        events = self.videos(self.lookup(features["history"]))
+        user = self.users(features["user_id"])
+        query = self.query(tf.concat([self.pool(events), user], axis=1))
+        return self.task(query, self.candidate(features["video_id"]), compute_metrics=not training)
+
+
+def strings(dataset: Dataset, query: Query, video: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Examples as the quick start reads them."""
+    videos = np.append(dataset.videos.ids.astype(str), "")
+    return {
+        "user_id": dataset.users.ids.astype(str)[query.user],
+        "history": videos[np.asarray(query.history)],
+        "video_id": videos[np.asarray(video)],
+    }
+
+
+def quick_start_epochs(dataset: Dataset, batches: RetrievalBatches, task: EvaluationTask) -> Iterator[float]:
+    """Seconds of one epoch after the other."""
+    examples = [strings(dataset, batch["query"], batch["video"]) for batch in batches.epoch(0)]
+    train = tf.data.Dataset.from_tensor_slices({name: np.stack([e[name] for e in examples]) for name in examples[0]})
+    log = HistoryLog.of(dataset.interactions, task.known, HISTORY)
+    ends = np.searchsorted(log.rows, task.history_end)
+    query = log.before(tf.constant(task.users), tf.constant(ends), tf.constant(task.timestamp))
+    target = task.relevant.indices[task.relevant.indptr[:-1]]
+    held_out = tf.data.Dataset.from_tensor_slices(strings(dataset, query, target)).batch(BATCH).cache()
+    model = QuickStart(dataset.users.ids.astype(str), dataset.videos.ids.astype(str))
+    model.compile(optimizer=tf.keras.optimizers.Adam(1e-3))
+    train = train.cache().shuffle(len(examples)).prefetch(tf.data.AUTOTUNE)
+    while True:
+        start = time.perf_counter()
+        model.fit(train, validation_data=held_out, epochs=1, verbose=0)
+        yield time.perf_counter() - start
+
+
+def tfrec_epochs(dataset: Dataset, batches: RetrievalBatches, task: EvaluationTask) -> Iterator[float]:
+    """The same with this library."""
+    model = RetrievalModel(CONFIG, dataset, ContentFeatures({}, {}), batches)
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(CONFIG.learning_rate), steps_per_execution=CONFIG.steps_per_execution
+    )
+    log = HistoryLog.of(dataset.interactions, task.known, HISTORY)
+    ends = np.searchsorted(log.rows, task.history_end)
+    query = log.before(tf.constant(task.users), tf.constant(ends), tf.constant(task.timestamp))
+    epoch = 0
+    while True:
+        start = time.perf_counter()
+        model.fit(batches.epoch(epoch), epochs=1, verbose=0)
+        videos = model.embed_catalogue()
+        queries = np.asarray(model.embed_queries(query, tf.constant(videos)))
+        published = model.publish(videos, int(task.timestamp.min()))
+        evaluate(partial(scores, queries, published), task, MEASURE)
+        yield time.perf_counter() - start
+        epoch += 1
+
+
+def scores(queries: np.ndarray[Any, Any], videos: np.ndarray[Any, Any], positions: Any) -> np.ndarray[Any, Any]:
+    """Inner products of the queries at some positions with all videos."""
+    return np.asarray(queries[positions] @ videos.T)
+
+
+def bpr_seconds(dataset: Dataset, iterations: int = 20) -> float:
+    """Seconds per pass of `implicit`'s BPR over the training positives, on all cores."""
+    model = BayesianPersonalizedRanking(factors=DIM, iterations=iterations, use_gpu=False)
+    start = time.perf_counter()
+    model.fit(training_weights(dataset.interactions), show_progress=False)
+    return (time.perf_counter() - start) / iterations
+
+
+def train_table(folder: Path, epochs: int) -> list[list[str]]:
+    """Examples per second of each side, the sides taking turns."""
+    dataset = load_dataset(DataConfig(folder=folder))
+    batches = RetrievalBatches(dataset.interactions, HISTORY, BATCH, 0, 0, seed=1)
+    task = make_task(dataset.interactions, Part.VALIDATION)
+    sides = {"TFRS quick start": quick_start_epochs, "tfrec": tfrec_epochs}
+    running = {name: side(dataset, batches, task) for name, side in sides.items()}
+    first = {name: next(side) for name, side in running.items()}
+    rest = [{name: next(side) for name, side in running.items()} for _ in range(epochs)]
+    seconds = {name: float(np.median([turn[name] for turn in rest])) for name in sides}
+    seconds["implicit BPR, no validation"] = bpr_seconds(dataset)
+    slowest = seconds["TFRS quick start"]
+    console.print(f"{folder.name}: {batches.num_examples:,} examples, {len(task):,} users in validation")
+    return [
+        [
+            name,
+            f"{first[name]:.2f}" if name in first else "–",
+            f"{value:.2f}",
+            f"{batches.num_examples / value:,.0f}",
+            f"{slowest / value:.1f}",
+        ]
+        for name, value in seconds.items()
+    ]
+
+
+def median_seconds(*calls: Callable[[], Any], repeats: int = 3) -> list[float]:
+    """Median seconds of each call; the calls take turns."""
+    taken = [[_seconds(call) for call in calls] for _ in range(repeats)]
+    return np.median(taken, axis=0).tolist()
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def evaluation_row(num_candidates: int, num_users: int = 1024) -> list[str]:
+    """Users ranked per second over a whole catalogue; `FactorizedTopK` in the block size that suits it best."""
+    generator = np.random.default_rng(0)
+    videos = generator.normal(size=(num_candidates, DIM)).astype(np.float32)
+    queries = generator.normal(size=(num_users, DIM)).astype(np.float32)
+    targets = generator.integers(num_candidates, size=num_users)
+    task = synthetic_task(num_users, num_candidates, targets)
+    blocks = [block for block in (128, 4096, 65_536) if block < 4 * num_candidates]
+    sides = [lambda: rank_catalogue(partial(scores, queries, videos), task, 100)]
+    asked = slice(0, num_users if num_candidates < 100_000 else 128)
+    for block in blocks:
+        metric = tfrs.metrics.FactorizedTopK(tf.data.Dataset.from_tensor_slices(videos).batch(block), ks=(20, 100))
+        sides.append(lambda metric=metric: metric.update_state(queries[asked], videos[targets[asked]]))
+    for side in sides:
+        side()
+    ours, *theirs = median_seconds(*sides)
+    best = int(np.argmin(theirs))
+    ours, theirs_best = num_users / ours, (asked.stop - asked.start) / theirs[best]
+    quick_start = (asked.stop - asked.start) / theirs[0]
+    return [
+        f"{num_candidates:,}",
+        f"{ours:,.0f}",
+        f"{quick_start:,.1f}",
+        f"{theirs_best:,.1f} ({blocks[best]})",
+        f"{ours / quick_start:.1f}",
+        f"{ours / theirs_best:.1f}",
+    ]
+
+
+def synthetic_task(num_users: int, num_videos: int, targets: np.ndarray[Any, Any]) -> EvaluationTask:
+    """One held-out video per user, nothing seen."""
+    shape, users = (num_users, num_videos), np.arange(num_users, dtype=np.int32)
+    relevant = sparse.csr_matrix((np.ones(num_users, np.float32), (users, targets)), shape)
+    return EvaluationTask(
+        part=Part.TEST,
+        known=(Part.TRAIN,),
+        users=users,
+        relevant=relevant,
+        seen=sparse.csr_matrix(shape, dtype=np.float32),
+        history_end=np.zeros(num_users, np.int64),
+        timestamp=np.zeros(num_users, np.int64),
+        train_counts=np.ones(num_videos, np.int64),
+    )
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """A table in Markdown, as docs quote it."""
+    for cells in (head, ["---"] * len(head), *rows):
+        console.print("| " + " | ".join(cells) + " |", soft_wrap=True, highlight=False)
+    console.print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/ml-100k"))
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--evaluate", type=int, nargs="*", default=[6710, 1_000_000])
+    arguments = parser.parse_args()
+    rows = train_table(arguments.data, arguments.epochs)
+    print_table(["side", "first epoch, s", "epoch, s", "examples/s", "times the quick start"], rows)
+    rows = [evaluation_row(size) for size in arguments.evaluate]
+    head = [
+        "candidates",
+        "tfrec users/s",
+        "FactorizedTopK, blocks of 128",
+        "its best (block)",
+        "ratio",
+        "ratio to its best",
+    ]
+    print_table(head, rows)
+
+
+if __name__ == "__main__":
+    main()
