@@ -40,7 +40,7 @@ class SequenceRetrievalModel(RetrievalModel):
             logits = tf.concat([scores[:, None], self._without(logits, target_places)], axis=1)
             target_places = tf.zeros_like(targets)
         loss = self.mean_loss(logits, target_places, tf.size(negatives) + 1)
-        return loss + self.config.weight_decay * self._table_norm()
+        return loss + self._weight_penalty()
 
     def _without(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Corrected logits of sampled negatives, masked where a negative is the target of the row.
