@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from serving.embedded.flags import Flags, parse_flags
 
-_SWITCH_SECONDS = 0.0005  # the event loop must not wait long for a worker thread to hand over the interpreter
+SWITCH_SECONDS = 0.0005  # the event loop must not wait long for a worker thread to hand over the interpreter
 _FAILED = 255  # the exit code of tensorflow_model_server
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse_flags(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     code = _run(flags)
     logging.shutdown()
     os._exit(code)  # TensorFlow's and the pools' threads are not waited for; requests have been drained

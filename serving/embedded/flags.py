@@ -44,6 +44,7 @@ class Flags:
     tensorflow_inter_op_parallelism: int = 0
     per_process_gpu_memory_fraction: float = 0.0
     max_message_bytes: int = 64 << 20
+    max_json_bytes: int = 16 << 20
     max_concurrent_requests: int = 1000
     max_buffered_bytes: int = 512 << 20
     shutdown_grace_seconds: float = 30.0
@@ -59,6 +60,7 @@ _HELP = {
     "model_config_file_poll_wait_seconds": "how often that file is read again, 0: never",
     "file_system_poll_wait_seconds": "how often base paths are looked at for versions; 0: once, below 0: never",
     "max_message_bytes": "largest request taken, after decompression (own flag)",
+    "max_json_bytes": "largest REST body taken, since other requests wait while JSON is parsed (own flag)",
     "max_concurrent_requests": "requests under way before RESOURCE_EXHAUSTED / 503 is answered (own flag)",
     "max_buffered_bytes": "bytes of REST bodies held before 503 is answered (own flag)",
     "shutdown_grace_seconds": "time that requests under way get after SIGTERM (own flag)",

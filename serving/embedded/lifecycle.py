@@ -99,8 +99,8 @@ def _reread_for_ever(core: Core, flags: Flags, seconds: float) -> None:
     while not never.wait(seconds):
         try:
             newer = Path(flags.model_config_file).read_bytes()
-            if newer != text:
-                text = newer
+            if newer != text:  # also after a failure: a label may wait for its version to load
                 core.manager.reload(config_files.read_model_config(flags.model_config_file), never)
+                text = newer
         except (OSError, ServingError) as error:
             _LOG.error("Model config not reloaded: %s", error)

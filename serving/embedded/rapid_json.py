@@ -28,7 +28,8 @@ _ESCAPES = {b'"': '"', b"\\": "\\", b"/": "/", b"b": "\b", b"f": "\f", b"n": "\n
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _HEX4 = re.compile(rb"[0-9a-fA-F]{4}")
 # What Python's scanner takes and RapidJSON does not, or reads otherwise: exponents and digits that overflow, lone surrogates.
-_SUSPECT_NUMBER = re.compile(rb"[0-9.][eE]\+?[0-9]{3}|[0-9]{300}")
+# Apart, each is many times as fast as both in one expression.
+_SUSPECT_NUMBERS = (re.compile(rb"[eE](?<=[0-9.][eE])\+?[0-9]{3}"), re.compile(rb"[0-9]{300}"))
 _SUSPECT_ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
@@ -42,7 +43,8 @@ def loads(body: bytes) -> Any:
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
-    if not _SUSPECT_NUMBER.search(body) and not (b"\\u" in body and _SUSPECT_ESCAPE.search(body)):
+    is_suspect = any(suspect.search(body) for suspect in _SUSPECT_NUMBERS)
+    if not is_suspect and not (b"\\u" in body and _SUSPECT_ESCAPE.search(body)):
         try:
             return json.loads(body.decode("utf-8"))
         except RecursionError:

@@ -192,7 +192,7 @@ class RestApi:
             self._buffered -= size
 
     def _check_size(self, size: int) -> None:
-        if size > self._flags.max_message_bytes:
+        if size > self._flags.max_json_bytes:
             raise _too_large(self._flags)
         if self._buffered > self._flags.max_buffered_bytes:
             text = "Too many large requests under way; try again later"
@@ -204,7 +204,7 @@ def _call(call: Callable[..., bytes], spec: model_pb2.ModelSpec, body: bytes, de
 
 
 def _too_large(flags: Flags) -> ServingError:
-    text = f"The request is larger than --max_message_bytes={flags.max_message_bytes}"
+    text = f"The request is larger than --max_json_bytes={flags.max_json_bytes}; gRPC takes more"
     return ServingError(Code.RESOURCE_EXHAUSTED, text, 413)
 
 
@@ -214,7 +214,7 @@ def _decompressed(body: bytes, encoding: str, flags: Flags) -> bytes:
         return body
     stream = zlib.decompressobj(wbits=31)
     try:
-        plain = stream.decompress(body, flags.max_message_bytes)
+        plain = stream.decompress(body, flags.max_json_bytes)
     except zlib.error:
         return b""
     if stream.unconsumed_tail:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import math
 import time
 from collections.abc import Callable
@@ -67,7 +69,11 @@ class Workers:
         if size <= _LARGE_BYTES:
             return await self._run(call, *arguments)
         async with self._large:
-            return await self._run(call, *arguments)
+            try:
+                return await self._run(call, *arguments)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the server is closing
+                    self._pool.submit(_return_memory)
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         future = self._pool.submit(call, *arguments)
@@ -83,6 +89,12 @@ class Workers:
     def close(self) -> None:
         """Lets running calls end and drops those that wait."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _return_memory() -> None:
+    """Gives what the C library keeps of freed memory back to the system; only glibc keeps it, and has the call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:

@@ -18,8 +18,9 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfrec.errors import TfrecError
 from tfrec.export.log_requests import SignatureCall
-from tfrec.export.publish import Answer, publish, verify, versions, write_serving_config
+from tfrec.export.publish import Answer, publish, write_serving_config
 from tfrec.export.recommender import Recommender, save_recommender
+from tfrec.export.versions import verify, versions
 from tfrec.export.warmup import write_warmup
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tfrec.config import TrainConfig
-from tfrec.export.publish import verify, versions
+from tfrec.export.versions import verify, versions
 from tfrec.train import parse_arguments
 
 ROOT = Path(__file__).parents[2]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorflow as tf
-from embedded_server import free_port, running
+from embedded_server import Server, free_port, running
+
+from tfrec.export.request import QUERY_SPECS
+from tfrec.export.video_encoder import VIDEO_SPECS
 
 __all__ = ["free_port", "running"]
 
@@ -57,3 +61,67 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken").mkdir()
     (folder / "broken" / "saved_model.pb").write_bytes(b"\xff\xff\xff\xff")
     return folder
+
+
+_CONFIG = """model_config_list {{
+  config {{ name: "recommender" base_path: "{0}/recommender" model_platform: "tensorflow"
+           model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }} }}
+  config {{ name: "video_encoder" base_path: "{0}/video_encoder" model_platform: "tensorflow" }}
+}}"""
+
+
+def _save_recommender(folder: Path) -> None:
+    """Answers what it was asked: a slot for each video of the history, and for those alike to a video its id twice."""
+
+    def recommend(user_id: Any, history: Any, history_timestamp: Any, timestamp: Any, exclude: Any, k: Any) -> Any:
+        def slots(values: Any) -> tf.Tensor:
+            return tf.zeros(tf.shape(history)) + tf.cast(values, tf.float32)[:, None]
+
+        return {
+            "video_id": history,
+            "score": tf.cast(history_timestamp, tf.float32),
+            "click": slots(timestamp),
+            "finish": slots(k),
+            "like": slots(tf.math.count_nonzero(exclude != "", axis=1)),
+            "reason": tf.broadcast_to(user_id[:, None], tf.shape(history)),
+            "is_cold": history_timestamp > 1,
+        }
+
+    def similar(video_id: Any) -> dict[str, tf.Tensor]:
+        known = tf.strings.regex_replace(video_id, "nowhere", "")
+        return {"video_id": tf.stack([known, known, [""]], axis=1), "score": tf.constant([[0.5, 0.25, 0.0]])}
+
+    signatures = {
+        "recommend": tf.function(recommend, QUERY_SPECS),
+        "similar_videos": tf.function(similar, [tf.TensorSpec([1], tf.string, "video_id")]),
+    }
+    tf.saved_model.save(tf.Module(), str(folder), signatures)
+
+
+def _save_encoder(folder: Path) -> None:
+    """Answers what it was sent: frames, their mean brightness, seconds of sound, letters of the title, sum of numbers."""
+
+    def embed(title: Any, frames: Any, audio: Any, generate_method: Any, gen_params: Any) -> dict[str, tf.Tensor]:
+        pictures = tf.map_fn(tf.io.decode_jpeg, frames[0], fn_output_signature=tf.uint8)
+        sound, rate_hz = tf.audio.decode_wav(audio[0])
+        brightness = tf.reduce_mean(tf.cast(pictures, tf.float32))
+        seconds = tf.cast(tf.shape(sound)[0], tf.float32) / tf.cast(rate_hz, tf.float32)
+        letters = tf.cast(tf.strings.length(title + generate_method)[0], tf.float32)
+        sizes = [tf.cast(tf.shape(pictures)[0], tf.float32), brightness, seconds, letters, tf.reduce_sum(gen_params)]
+        return {"embedding": tf.stack(sizes)[None], "log_variance": tf.zeros([1, 5])}
+
+    tf.saved_model.save(tf.Module(), str(folder), {"embed_video": tf.function(embed, VIDEO_SPECS)})
+
+
+@pytest.fixture(scope="session")
+def echo_server(tmp_path_factory: pytest.TempPathFactory, running: Callable[..., Any]) -> Iterator[Server]:
+    """Serves a `recommender` (versions 1 and 2, label `stable`) and a `video_encoder` that answer what they were asked."""
+    folder = tmp_path_factory.mktemp("echo")
+    for version in (1, 2):
+        _save_recommender(folder / "recommender" / str(version))
+    _save_encoder(folder / "video_encoder" / "1")
+    config = folder / "models.config"
+    config.write_text(_CONFIG.format(folder))
+    flags = {"allow_version_labels_for_unavailable_models": True, "rest_api_num_threads": 4}
+    with running(model_config_file=str(config), **flags) as server:
+        yield server

@@ -24,80 +24,13 @@ from serving.client import AsyncClient, CallError, Client, Match, Query, Recomme
 from serving.remote import calls, wire
 from serving.remote.command import main
 from tfrec.errors import TfrecError
-from tfrec.export.request import QUERY_SPECS
-from tfrec.export.video_encoder import VIDEO_SPECS
 
 ROOT = Path(__file__).parents[2]
-CONFIG = """model_config_list {{
-  config {{ name: "recommender" base_path: "{0}/recommender" model_platform: "tensorflow"
-           model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 1 }} }}
-  config {{ name: "video_encoder" base_path: "{0}/video_encoder" model_platform: "tensorflow" }}
-}}"""
-
-
-def _save_recommender(folder: Path) -> None:
-    """Answers what it was asked: a slot for each video of the history, and for those alike to a video its id twice."""
-
-    def recommend(user_id: Any, history: Any, history_timestamp: Any, timestamp: Any, exclude: Any, k: Any) -> Any:
-        def slots(values: Any) -> tf.Tensor:
-            return tf.zeros(tf.shape(history)) + tf.cast(values, tf.float32)[:, None]
-
-        return {
-            "video_id": history,
-            "score": tf.cast(history_timestamp, tf.float32),
-            "click": slots(timestamp),
-            "finish": slots(k),
-            "like": slots(tf.math.count_nonzero(exclude != "", axis=1)),
-            "reason": tf.broadcast_to(user_id[:, None], tf.shape(history)),
-            "is_cold": history_timestamp > 1,
-        }
-
-    def similar(video_id: Any) -> dict[str, tf.Tensor]:
-        known = tf.strings.regex_replace(video_id, "nowhere", "")
-        return {"video_id": tf.stack([known, known, [""]], axis=1), "score": tf.constant([[0.5, 0.25, 0.0]])}
-
-    signatures = {
-        "recommend": tf.function(recommend, QUERY_SPECS),
-        "similar_videos": tf.function(similar, [tf.TensorSpec([1], tf.string, "video_id")]),
-    }
-    tf.saved_model.save(tf.Module(), str(folder), signatures)
-
-
-def _save_encoder(folder: Path) -> None:
-    """Answers what it was sent: frames, their mean brightness, seconds of sound, letters of the title, sum of numbers."""
-
-    def embed(title: Any, frames: Any, audio: Any, generate_method: Any, gen_params: Any) -> dict[str, tf.Tensor]:
-        pictures = tf.map_fn(tf.io.decode_jpeg, frames[0], fn_output_signature=tf.uint8)
-        sound, rate_hz = tf.audio.decode_wav(audio[0])
-        brightness = tf.reduce_mean(tf.cast(pictures, tf.float32))
-        seconds = tf.cast(tf.shape(sound)[0], tf.float32) / tf.cast(rate_hz, tf.float32)
-        letters = tf.cast(tf.strings.length(title + generate_method)[0], tf.float32)
-        sizes = [tf.cast(tf.shape(pictures)[0], tf.float32), brightness, seconds, letters, tf.reduce_sum(gen_params)]
-        return {"embedding": tf.stack(sizes)[None], "log_variance": tf.zeros([1, 5])}
-
-    tf.saved_model.save(tf.Module(), str(folder), {"embed_video": tf.function(embed, VIDEO_SPECS)})
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("client")
-    for version in (1, 2):
-        _save_recommender(folder / "recommender" / str(version))
-    _save_encoder(folder / "video_encoder" / "1")
-    (folder / "models.config").write_text(CONFIG.format(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(served: Path, running: Callable[..., Any]) -> Iterator[Any]:
-    flags = {"allow_version_labels_for_unavailable_models": True, "rest_api_num_threads": 4}
-    with running(model_config_file=str(served / "models.config"), **flags) as server:
-        yield server
 
 
 @pytest.fixture(params=["rest", "grpc"])
-def address(request: pytest.FixtureRequest, server: Any) -> str:
-    return server.url if request.param == "rest" else f"grpc://127.0.0.1:{server.port}"
+def address(request: pytest.FixtureRequest, echo_server: Any) -> str:
+    return echo_server.url if request.param == "rest" else f"grpc://127.0.0.1:{echo_server.port}"
 
 
 @pytest.fixture
@@ -314,8 +247,8 @@ def test_states_are_tensorflows_own() -> None:
     assert dict(states.items()) == {name: number for number, name in wire.STATES.items()}
 
 
-def test_the_command_line_prints_tables_and_json(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    at = ["--server", server.url, "--timeout", "30"]
+def test_the_command_line_prints_tables_and_json(echo_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--server", echo_server.url, "--timeout", "30"]
     assert main(["recommend", "u1", "--history", "视频 1", "v2", "--json", *at]) == 0
     slots = json.loads(capsys.readouterr().out)
     assert len(slots) == 2
@@ -330,7 +263,7 @@ def test_the_command_line_prints_tables_and_json(server: Any, capsys: pytest.Cap
     assert "AVAILABLE" in capsys.readouterr().out
     assert (main(["health", *at]), main(["health", "--model", "no", *at])) == (0, 1)
     assert main(["status", "--model", "no", *at]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {server.url}, model no: NOT_FOUND")
+    assert capsys.readouterr().err.startswith(f"error: {echo_server.url}, model no: NOT_FOUND")
 
 
 def test_rest_needs_neither_tensorflow_nor_grpc() -> None:

@@ -62,6 +62,7 @@ def server(folder: Path, running: Callable[..., Any]) -> Iterator[Any]:
         "allow_version_labels_for_unavailable_models": True,
         "enable_grpc_healthcheck_service": True,
         "max_message_bytes": 1 << 20,
+        "max_json_bytes": 1 << 20,
         "rest_api_timeout_in_ms": 1500,
     }
     with running(**options) as server:

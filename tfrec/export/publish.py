@@ -7,13 +7,11 @@ checksums of its files.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +24,21 @@ from tfrec import __version__
 from tfrec.errors import TfrecError
 from tfrec.export.log_requests import SignatureCall, tensors
 from tfrec.export.ops import assert_stock, foreign, graph_ops
+from tfrec.export.rollout import Rollout, protected_versions
+from tfrec.export.versions import (
+    HIDDEN,
+    MANIFEST,
+    alone,
+    checksums,
+    clear_leftovers,
+    next_version,
+    prune,
+    versions,
+)
 from tfrec.export.warmup import replay_warmup
 from tfrec.run import atomic_file, write_json
 
-MANIFEST = "manifest.json"
 _TOLERANCE = 1e-4
-_HIDDEN = "."
 
 
 class Answer(NamedTuple):
@@ -55,7 +62,7 @@ def publish(
     stock: bool = True,
     expected: Sequence[Answer] = (),
 ) -> int:
-    """Adds a version of a model and removes those beyond `keep`.
+    """Adds a version of a model and removes those beyond `keep` that no label needs.
 
     Args:
         build: writes the SavedModel into the folder it is given.
@@ -73,10 +80,10 @@ def publish(
     """
     folder = models / name
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        _clear_leftovers(folder)
-        version = max(versions(folder), default=0) + 1
-        scratch = folder / f"{_HIDDEN}{version}.building"
+    with alone(folder):
+        clear_leftovers(folder)
+        version = next_version(folder)
+        scratch = folder / f"{HIDDEN}{version}.building"
         try:
             build(scratch)
             check(scratch, stock, expected)
@@ -86,13 +93,8 @@ def publish(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         _flush_file(folder)
-        _prune(folder, keep)
+        prune(folder, keep, protected_versions(folder))
     return version
-
-
-def versions(folder: Path) -> list[int]:
-    """The versions in a model's folder, ascending."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
 def check(saved_model: Path, stock: bool, expected: Sequence[Answer]) -> None:
@@ -135,19 +137,6 @@ def _interchangeable(scores: NDArray[Any]) -> NDArray[np.bool_]:
     return np.pad(close, [[0, 0], [1, 0]]) | np.pad(close, [[0, 0], [0, 1]], constant_values=True)
 
 
-def verify(version_folder: Path) -> None:
-    """Compares the files of a version with its manifest.
-
-    Raises:
-        TfrecError: If a file is missing or was changed.
-    """
-    manifest = json.loads((version_folder / MANIFEST).read_text())
-    files = _checksums(version_folder)
-    changed = sorted(name for name, digest in manifest["files"].items() if files.get(name) != digest)
-    if changed:
-        raise TfrecError(f"{version_folder} differs from its manifest: {', '.join(changed)}. Publish it again.")
-
-
 def _manifest(scratch: Path, name: str, version: int) -> dict[str, Any]:
     return {
         "name": name,
@@ -156,43 +145,12 @@ def _manifest(scratch: Path, name: str, version: int) -> dict[str, Any]:
         "tfrec": __version__,
         "tensorflow": tf.__version__,
         "stock": not foreign(graph_ops(scratch)),
-        "files": _checksums(scratch),
+        "files": checksums(scratch),
     }
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file but the manifest, by path inside the folder."""
-    digests = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
-        with path.open("rb") as file:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process publishes here; the lock goes with the process that holds it."""
-    with (folder / f"{_HIDDEN}lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Removes what killed runs left."""
-    for path in folder.glob(f"{_HIDDEN}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-
-
-def _prune(folder: Path, keep: int) -> None:
-    for version in versions(folder)[:-keep]:
-        doomed = folder / f"{_HIDDEN}{version}.removing"
-        (folder / str(version)).rename(doomed)  # a server never sees a version that is half there
-        shutil.rmtree(doomed)
 
 
 def _flush(folder: Path) -> None:
@@ -210,7 +168,7 @@ def _flush_file(path: Path) -> None:
 
 
 def write_serving_config(
-    models: Path, served: Sequence[str], details: Mapping[str, Any], base_path: str = "/models"
+    models: Path, served: Sequence[str], details: Mapping[str, Any], base_path: str | None = None
 ) -> None:
     """Writes what a server is started with, and the manifest of all models.
 
@@ -218,10 +176,13 @@ def write_serving_config(
         models: folder of all models.
         served: names that `models.config` lists: a server that cannot load one of them does not start.
         details: joined to the manifest: fingerprint of the configuration, encoders.
-        base_path: where the server sees `models`; TensorFlow Serving takes absolute paths only.
+        base_path: where the server sees `models`, absolute; None for where it did before, `/models` at first.
     """
-    _write_text(models / "models.config", _MODELS.format(configs="".join(map(_model_config(base_path), served))))
-    _write_text(models / "batching.config", _BATCHING)
+    with alone(models):
+        rollout = Rollout.read(models)
+        replace(rollout, served=tuple(served), base_path=base_path or rollout.base_path).write(models)
+    if not (models / "batching.config").exists():  # it may have been measured since
+        _write_text(models / "batching.config", _BATCHING)
     _write_text(models / "monitoring.config", _MONITORING)
     published = {path.name: path for path in sorted(models.iterdir()) if path.is_dir() and versions(path)}
     manifest = {
@@ -243,25 +204,6 @@ def _write_text(path: Path, text: str) -> None:
     with atomic_file(path) as file:
         file.write(text.encode())
 
-
-def _model_config(base_path: str) -> Callable[[str], str]:
-    return lambda name: _MODEL.format(name=name, path=f"{base_path.rstrip('/')}/{name}")
-
-
-_MODELS = """\
-# For tensorflow_model_server --model_config_file=. The paths are those inside the container of docker-compose.yml, which
-# mounts this folder there; TensorFlow Serving takes absolute paths only.
-model_config_list {{
-{configs}}}
-"""
-
-_MODEL = """\
-  config {{
-    name: "{name}"
-    base_path: "{path}"
-    model_platform: "tensorflow"
-  }}
-"""
 
 _BATCHING = """\
 # For tensorflow_model_server --enable_batching --batching_parameters_file=. Requests join a batch only if `history` and

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tfrec.errors import TfrecError
 from tfrec.export.log_requests import Inputs, tensors
 from tfrec.export.ops import graph_ops
-from tfrec.export.publish import MANIFEST, versions
+from tfrec.export.versions import MANIFEST, versions
 
 Answer = dict[str, NDArray[Any]]
 """Outputs of a signature by name; strings are bytes."""
