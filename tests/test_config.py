@@ -8,6 +8,7 @@ import pytest
 
 from tfrec import config as configuration
 from tfrec.config import (
+    AudioConfig,
     CandidateConfig,
     ColdStartConfig,
     DataConfig,
@@ -33,11 +34,16 @@ BAD = [
     (DataConfig, {"max_rejected": 1.0}, "max_rejected"),
     (TextConfig, {"encoder": "bert"}, "preprocessor, encoder"),
     (TextConfig, {"preprocessor": "bert"}, "preprocessor, encoder"),
+    (AudioConfig, {"deltas": 3}, "deltas"),
+    (AudioConfig, {"num_coefficients": 41, "num_mel_bands": 40}, "num_coefficients"),
+    (AudioConfig, {"highest_hz": 8_001}, "lowest_hz, highest_hz"),
+    (AudioConfig, {"lowest_hz": 8_000}, "lowest_hz, highest_hz"),
     (QueryConfig, {"num_heads": 0}, "num_heads"),
     (QueryConfig, {"half_life_days": 0.0}, "half_life_days"),
     (QueryConfig, {"user_id_dropout": 1.0}, "user_id_dropout"),
     (CandidateConfig, {"id_dropout": 1.0}, "id_dropout"),
     (CandidateConfig, {"modality_dropout": 1.0}, "modality_dropout"),
+    (CandidateConfig, {"audio_time_mask": 1.0}, "audio_time_mask"),
     (RetrievalConfig, {"temperature": 0.0}, "temperature"),
     (RetrievalConfig, {"gbce_calibration": 1.1}, "gbce_calibration"),
     (RetrievalConfig, {"training": "sequences"}, "query.encoder"),

@@ -165,6 +165,11 @@ class AudioConfig:
         hop_samples: samples between windows.
         max_seconds: longer sound tracks are cut.
         num_steps: length in time of the stored MFCC sequence; windows are averaged down to it.
+        num_mel_bands: mel bands that the coefficients are made of.
+        lowest_hz: where the lowest band begins.
+        highest_hz: where the highest band ends; 0 means half the sample rate.
+        top_db: dynamic range in decibels below a sound's loudest.
+        deltas: derivatives kept beside the coefficients: 0, 1 (how they change) or 2 (and how that changes).
     """
 
     sample_rate_hz: int = 16_000
@@ -173,6 +178,11 @@ class AudioConfig:
     hop_samples: int = 512
     max_seconds: float = 30.0
     num_steps: int = 32
+    num_mel_bands: int = 128
+    lowest_hz: float = 0.0
+    highest_hz: float = 0.0
+    top_db: float = 80.0
+    deltas: int = 0
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -183,7 +193,22 @@ class AudioConfig:
             "hop_samples",
             "max_seconds",
             "num_steps",
+            "num_mel_bands",
+            "top_db",
         )
+        _require_not_negative(self, "lowest_hz", "highest_hz")
+        _require(self.deltas in (0, 1, 2), "deltas", self.deltas, "0, 1 or 2")
+        bands = f"at most num_mel_bands ({self.num_mel_bands})"
+        _require(self.num_coefficients <= self.num_mel_bands, "num_coefficients", self.num_coefficients, bands)
+        half = self.sample_rate_hz / 2
+        edges = (self.lowest_hz, self.highest_hz)
+        ascending = self.lowest_hz < (self.highest_hz or half) <= half
+        _require(ascending, "lowest_hz, highest_hz", edges, f"ascending and at most half the sample rate ({half:g})")
+
+    @property
+    def dim(self) -> int:
+        """Numbers per step: the coefficients and their deltas."""
+        return self.num_coefficients * (1 + self.deltas)
 
 
 @dataclass(frozen=True)
@@ -254,6 +279,10 @@ class CandidateConfig:
         adapter_units: width of each modality's adapter.
         fusion: how the modalities of a video become one vector: `gated` (sum through gates), `weighted` (learned softmax
             weights), `concat` (side by side, then dense) or `attention` (across modalities); see docs/towers.md.
+        alignment_weight: weight of the loss that makes the modalities of one video agree.
+        audio_tower: `convolution` over time, or an adapter over `statistics` (mean and deviation).
+        audio_time_mask: widest stretch of a sound that is hidden in training, as a share of it (SpecAugment).
+        audio_coefficient_mask: widest stretch of its coefficients that is hidden in training, as a share of them.
     """
 
     use_content: bool = True
@@ -261,10 +290,15 @@ class CandidateConfig:
     modality_dropout: float = 0.0
     adapter_units: int = 64
     fusion: Fusion = "gated"
+    alignment_weight: float = 0.0
+    audio_tower: Literal["convolution", "statistics"] = "convolution"
+    audio_time_mask: float = 0.0
+    audio_coefficient_mask: float = 0.0
 
     def __post_init__(self) -> None:
         _require_positive(self, "adapter_units")
-        _require_share(self, "id_dropout", "modality_dropout")
+        _require_share(self, "id_dropout", "modality_dropout", "audio_time_mask", "audio_coefficient_mask")
+        _require_not_negative(self, "alignment_weight")
 
 
 @dataclass(frozen=True)

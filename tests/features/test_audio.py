@@ -1,5 +1,6 @@
 """MFCC sequences of bounded length."""
 
+import librosa
 import numpy as np
 import tensorflow as tf
 
@@ -34,8 +35,30 @@ def test_a_batch_equals_each_sound_alone():
         np.testing.assert_allclose(alone[0], steps[row], atol=1e-3)
 
 
+def test_deltas_stand_beside_the_coefficients():
+    sound = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+    coefficients = librosa.feature.mfcc(y=sound, sr=16_000, n_mfcc=13)
+    parts = [coefficients, *(librosa.feature.delta(coefficients, order=order) for order in (1, 2))]
+    config = AudioConfig(num_coefficients=13, deltas=2, num_steps=40)
+    steps, lengths = AudioEncoder(config).encode([sound, sound[:2000]])
+    assert steps.shape == (2, 40, config.dim) == (2, 40, 39)
+    np.testing.assert_array_equal(lengths, [32, 4])
+    np.testing.assert_allclose(steps[0, :32], np.concatenate(parts).T, atol=1e-3)
+    np.testing.assert_array_equal(steps[1, :, 13:], 0)  # too short to tell
+
+
 def test_versions_tell_settings_apart():
     versions = {
-        AudioEncoder(config).version for config in (AudioConfig(), AudioConfig(num_steps=3), AudioConfig(8_000))
+        AudioEncoder(config).version
+        for config in (
+            AudioConfig(),
+            AudioConfig(num_steps=3),
+            AudioConfig(8_000),
+            AudioConfig(deltas=1),
+            AudioConfig(highest_hz=4_000),
+            AudioConfig(lowest_hz=40),
+            AudioConfig(top_db=40),
+            AudioConfig(num_mel_bands=40),
+        )
     }
-    assert len(versions) == 3
+    assert len(versions) == 8

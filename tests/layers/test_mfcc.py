@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec.layers.mfcc import MFCC, mel_bands
+from tfrec.media.audio import read_audio
 
 
 def waveform(num_samples: int, seed: int = 0) -> np.ndarray:
@@ -31,6 +32,25 @@ def test_agrees_with_librosa_for_other_parameters():
     expected = librosa.feature.mfcc(y=sound, sr=22_050, **options)
     layer = MFCC(22_050, num_coefficients=13, window_samples=512, hop_samples=160, num_mel_bands=64)
     np.testing.assert_allclose(layer(sound[np.newaxis])[0].numpy().T, expected, atol=1e-3)
+
+
+def test_agrees_with_librosa_between_two_frequencies_and_in_another_range():
+    sound = waveform(16_000)
+    power = librosa.feature.melspectrogram(y=sound, sr=16_000, n_mels=40, fmin=60, fmax=7_000)
+    expected = librosa.feature.mfcc(S=librosa.power_to_db(power, top_db=30), n_mfcc=20)
+    layer = MFCC(num_coefficients=20, num_mel_bands=40, top_db=30, lowest_hz=60, highest_hz=7_000)
+    np.testing.assert_allclose(layer(sound[np.newaxis])[0].numpy().T, expected, atol=1e-3)
+
+
+def test_agrees_with_librosa_on_the_sound_of_films(shared):
+    films = sorted((shared / "data" / "clips" / "videos").glob("av*.mp4"))[:3]
+    assert films
+    for film in films:
+        sound = read_audio([film], 16_000, 10.0)
+        assert len(sound) > 16_000
+        expected = librosa.feature.mfcc(y=sound, sr=16_000, n_mfcc=40)
+        result = MFCC()(sound[np.newaxis])[0].numpy().T
+        np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
 def test_silence():

@@ -159,3 +159,14 @@ def test_ids_alone_without_times(make_interactions, make_dataset, calm):
     losses = [model.fit(batches.epoch(epoch), verbose=0).history["loss"][-1] for epoch in range(6)]
     assert losses[-1] < losses[0]
     assert np.isfinite(model.publish(model.embed_catalogue(), 0)).all()
+
+
+def test_alignment_is_added_with_its_weight(dataset, batches, content, retrieval_config):
+    aligned = replace(retrieval_config, candidate=replace(retrieval_config.candidate, alignment_weight=0.5))
+    model = RetrievalModel(aligned, dataset, content, batches)
+    batch = next(iter(batches.epoch(0)))
+    loss = float(model.compute_loss(batch))
+    alignment = float(model.candidate_tower.content.alignment_loss(tf.unique(batch["video"])[0]))
+    model.config = retrieval_config
+    assert alignment > 0.1
+    assert loss - float(model.compute_loss(batch)) == pytest.approx(0.5 * alignment, rel=1e-3)

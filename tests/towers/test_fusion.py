@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfrec.config import CandidateConfig, Fusion
 from tfrec.export.ops import foreign, function_ops
 from tfrec.features.content import ContentFeatures, Modality
+from tfrec.layers.alignment import alignment_loss
 from tfrec.towers.fusion import ContentTower
 
 UNITS = 4
@@ -166,3 +167,33 @@ def test_modality_dropout_hides_whole_modalities(towers, strategy):
 def test_a_stock_server_has_its_ops(towers, strategy):
     function = tf.function(towers[strategy], input_signature=[tf.TensorSpec([None], tf.int32)])
     assert not foreign(function_ops(function.get_concrete_function()))
+
+
+@pytest.fixture(scope="module")
+def three_views(content) -> ContentFeatures:
+    """A third modality, which all videos show."""
+    values = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
+    return ContentFeatures({**content.modalities, "given": Modality(values, np.ones(4, np.int32))}, {})
+
+
+def test_alignment_compares_the_towers_of_videos_that_show_both(three_views):
+    tower = ContentTower(three_views, CandidateConfig(adapter_units=UNITS), dropout=0.0)
+    given = output(tower, three_views, "given")
+    pairs = [
+        (output(tower, three_views, name)[rows], given[rows]) for name, rows in (("text", [0, 1]), ("audio", [0, 2]))
+    ]
+    expected = np.mean([alignment_loss([(values, np.ones((2, 1), np.float32)) for values in pair]) for pair in pairs])
+    assert float(tower.alignment_loss(ROWS)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_training_brings_the_modalities_of_a_video_together(three_views):
+    tf.keras.utils.set_random_seed(0)
+    tower = ContentTower(three_views, CandidateConfig(adapter_units=UNITS), dropout=0.0)
+    start, optimizer = float(tower.alignment_loss(ROWS)), tf.keras.optimizers.SGD(0.05)
+    for _ in range(15):
+        with tf.GradientTape() as tape:
+            loss = tower.alignment_loss(ROWS)
+        gradients = tape.gradient(loss, tower.trainable_variables)
+        learnt = [pair for pair in zip(gradients, tower.trainable_variables, strict=True) if pair[0] is not None]
+        optimizer.apply_gradients(learnt)
+    assert float(tower.alignment_loss(ROWS)) < 0.5 * start

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec.config import CandidateConfig
 from tfrec.features.content import Modality
-from tfrec.towers.modality import SequenceTower, Standardisation, VectorTower, make_tower
+from tfrec.layers.spec_augment import SpecAugment
+from tfrec.towers.modality import SequenceTower, Standardisation, StatisticsTower, VectorTower, make_tower
+
+FOUR = CandidateConfig(adapter_units=4)
 
 
 @pytest.fixture
@@ -64,9 +68,9 @@ def test_sequence_tower_sees_order_and_level(sequences):
 
 
 def test_one_vector_or_many(vectors, sequences):
-    assert isinstance(make_tower("text", vectors, 4, 0.0), VectorTower)
-    assert make_tower("text", vectors, 4, 0.0)(vectors.values, vectors.lengths).shape == (4, 4)
-    audio, video = (make_tower(name, sequences, 4, 0.0) for name in ("audio", "video"))
+    assert isinstance(make_tower("text", vectors, FOUR, 0.0), VectorTower)
+    assert make_tower("text", vectors, FOUR, 0.0)(vectors.values, vectors.lengths).shape == (4, 4)
+    audio, video = (make_tower(name, sequences, FOUR, 0.0) for name in ("audio", "video"))
     assert isinstance(audio, SequenceTower)
     assert isinstance(video, SequenceTower)
     assert audio(sequences.values, sequences.lengths).shape == (6, 4)
@@ -74,9 +78,45 @@ def test_one_vector_or_many(vectors, sequences):
 
 def test_dropout_in_training_only(vectors, sequences):
     for tower, modality in (
-        (make_tower("text", vectors, 8, 0.5), vectors),
-        (make_tower("audio", sequences, 8, 0.5), sequences),
+        (make_tower("text", vectors, CandidateConfig(), 0.5), vectors),
+        (make_tower("audio", sequences, CandidateConfig(), 0.5), sequences),
+        (make_tower("audio", sequences, CandidateConfig(audio_tower="statistics"), 0.5), sequences),
     ):
         calm = tower(modality.values, modality.lengths).numpy()
         np.testing.assert_array_equal(tower(modality.values, modality.lengths), calm)
         assert np.abs(tower(modality.values, modality.lengths, training=True) - calm).max() > 1e-3
+
+
+def test_statistics_over_the_steps_present(sequences):
+    tower = make_tower("audio", sequences, CandidateConfig(adapter_units=4, audio_tower="statistics"), 0.0)
+    assert isinstance(tower, StatisticsTower)
+    values, lengths = sequences.values, sequences.lengths
+    result = tower(np.where((np.arange(8) < lengths[:, None])[:, :, None], values, 50).astype(np.float32), lengths)
+    standard = tower.standardise(values).numpy()
+    steps = [standard[row, :length] for row, length in enumerate(lengths) if length]
+    statistics = tf.constant([[*part.mean(axis=0), *part.std(axis=0)] for part in steps], tf.float32)
+    np.testing.assert_allclose(np.asarray(result)[lengths > 0], tower.adapter(statistics), atol=3e-3)
+
+
+def test_statistics_of_a_single_step_have_a_gradient(sequences):
+    tower = StatisticsTower(sequences, 4, 0.0)
+    values = tf.constant(sequences.values[3:4])
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        loss = tf.reduce_sum(tower(values, tf.constant([1])))
+    assert np.isfinite(tape.gradient(loss, values)).all()
+
+
+@pytest.mark.parametrize("kind", ["convolution", "statistics"])
+def test_sound_is_masked_in_training_where_it_is_asked_for(sequences, kind):
+    config = CandidateConfig(adapter_units=4, audio_tower=kind, audio_time_mask=0.6)
+    masked, plain = (
+        make_tower("audio", sequences, options, 0.0)
+        for options in (config, CandidateConfig(adapter_units=4, audio_tower=kind))
+    )
+    assert isinstance(masked.augment, SpecAugment)
+    assert plain.augment is None
+    values, lengths = sequences.values, sequences.lengths
+    calm = masked(values, lengths).numpy()
+    assert np.abs(masked(values, lengths, training=True) - calm).max() > 1e-3
+    np.testing.assert_array_equal(plain(values, lengths, training=True), plain(values, lengths))

@@ -262,7 +262,7 @@ def _encode_frames(encoder: ImageEncoder, config: FeaturesConfig, frames: tf.Ten
 
 
 def _encode_sound(encoder: AudioEncoder, config: FeaturesConfig, audio: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """float32 `[B, num_steps, num_coefficients]`, 0 past the end, and int32 `[B]` lengths."""
+    """float32 `[B, num_steps, dim]`, 0 past the end, and int32 `[B]` lengths."""
     rate_hz, max_seconds = config.audio.sample_rate_hz, config.audio.max_seconds
 
     def encode(wav: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -270,7 +270,7 @@ def _encode_sound(encoder: AudioEncoder, config: FeaturesConfig, audio: tf.Tenso
         steps, lengths = encoder(waveform[tf.newaxis], tf.size(waveform)[tf.newaxis])
         return steps[0], lengths[0]
 
-    steps = tf.TensorSpec([config.audio.num_steps, config.audio.num_coefficients], tf.float32)
+    steps = tf.TensorSpec([config.audio.num_steps, config.audio.dim], tf.float32)
     return tf.map_fn(encode, audio, fn_output_signature=(steps, tf.TensorSpec([], tf.int32)))
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.config import AudioConfig
+from tfrec.layers.deltas import delta
 from tfrec.layers.mfcc import MFCC
 
 
@@ -22,7 +23,16 @@ class AudioEncoder(tf.Module):
     def __init__(self, config: AudioConfig) -> None:
         super().__init__(name="audio_encoder")
         self._config = config
-        self.mfcc = MFCC(config.sample_rate_hz, config.num_coefficients, config.window_samples, config.hop_samples)
+        self.mfcc = MFCC(
+            config.sample_rate_hz,
+            config.num_coefficients,
+            config.window_samples,
+            config.hop_samples,
+            config.num_mel_bands,
+            config.top_db,
+            config.lowest_hz,
+            config.highest_hz,
+        )
         signature = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)]
         self._encode = tf.function(self.__call__, input_signature=signature)
 
@@ -37,7 +47,12 @@ class AudioEncoder(tf.Module):
             config.hop_samples,
             config.num_steps,
         )
-        return f"mfcc-{'-'.join(map(str, numbers))}-{config.max_seconds:g}s"
+        version = f"mfcc-{'-'.join(map(str, numbers))}-{config.max_seconds:g}s"
+        rarer = {
+            name: getattr(config, name) for name in ("num_mel_bands", "lowest_hz", "highest_hz", "top_db", "deltas")
+        }
+        changed = [f"-{name}-{value:g}" for name, value in rarer.items() if value != getattr(AudioConfig(), name)]
+        return version + "".join(changed)  # what was encoded before these options existed stays valid
 
     def __call__(self, waveforms: tf.Tensor, num_samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes the sequences.
@@ -47,15 +62,17 @@ class AudioEncoder(tf.Module):
             num_samples: int32 `[batch]`, samples before the padding; 0 where there is no sound track.
 
         Returns:
-            float32 `[batch, num_steps, num_coefficients]`, 0 past the end, and int32 `[batch]` lengths. A waveform of no more
-            than `num_steps` windows keeps them; of a longer one, each step is the mean of an equal share.
+            float32 `[batch, num_steps, dim]`, 0 past the end, and int32 `[batch]` lengths; `dim` numbers are the coefficients,
+            then their deltas. A waveform of no more than `num_steps` windows keeps them; of a longer one, each step is the mean
+            of an equal share.
         """
         coefficients = self.mfcc(waveforms, num_samples)
         num_windows = self.mfcc.num_windows(num_samples)
-        return mean_steps(coefficients, num_windows, self._config.num_steps)
+        changes = [delta(coefficients, num_windows, order) for order in range(1, self._config.deltas + 1)]
+        return mean_steps(tf.concat([coefficients, *changes], axis=2), num_windows, self._config.num_steps)
 
     def encode(self, waveforms: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """`__call__` on waveforms of any lengths: `[num_waveforms, num_steps, num_coefficients]`, `[num_waveforms]`."""
+        """`__call__` on waveforms of any lengths: `[num_waveforms, num_steps, dim]`, `[num_waveforms]`."""
         num_samples = np.array([len(waveform) for waveform in waveforms], np.int32)
         padded = np.zeros((len(waveforms), num_samples.max(initial=1)), np.float32)
         for row, waveform in zip(padded, waveforms, strict=True):

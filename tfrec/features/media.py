@@ -101,7 +101,7 @@ class _Encoding:
         self._image, self._audio = image, audio
         self._num_frames = config.image.num_frames
         self.versions = {"audio": audio.version}
-        shapes = {"audio": (config.audio.num_steps, config.audio.num_coefficients)}
+        shapes = {"audio": (config.audio.num_steps, config.audio.dim)}
         if image is not None:
             self.versions["video"] = f"{image.version}-{Sampling.of(config.image).version}"
             shapes["video"] = (self._num_frames, image.dim)

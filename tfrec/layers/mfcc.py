@@ -28,8 +28,10 @@ class MFCC(tf.keras.layers.Layer):
         num_coefficients: coefficients kept per window.
         window_samples: samples per window.
         hop_samples: samples between windows.
-        num_mel_bands: mel bands from 0 Hz to half the sample rate.
+        num_mel_bands: mel bands.
         top_db: dynamic range in decibels.
+        lowest_hz: where the lowest band begins.
+        highest_hz: where the highest band ends; 0 means half the sample rate.
 
     References:
         Slaney, Auditory Toolbox, 1998. McFee et al., librosa, SciPy 2015.
@@ -43,6 +45,8 @@ class MFCC(tf.keras.layers.Layer):
         hop_samples: int = 512,
         num_mel_bands: int = 128,
         top_db: float = 80.0,
+        lowest_hz: float = 0.0,
+        highest_hz: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if not 0 < num_coefficients <= num_mel_bands:
@@ -56,7 +60,8 @@ class MFCC(tf.keras.layers.Layer):
         self.hop_samples = hop_samples
         self.num_mel_bands = num_mel_bands
         self.top_db = top_db
-        self._mel_bands = mel_bands(sample_rate_hz, window_samples, num_mel_bands)
+        self.lowest_hz, self.highest_hz = lowest_hz, highest_hz
+        self._mel_bands = mel_bands(sample_rate_hz, window_samples, num_mel_bands, lowest_hz, highest_hz)
 
     def num_windows(self, num_samples: tf.Tensor) -> tf.Tensor:
         """Windows of a waveform with `num_samples`, same shape; none where there are no samples."""
@@ -90,6 +95,8 @@ class MFCC(tf.keras.layers.Layer):
             "hop_samples": self.hop_samples,
             "num_mel_bands": self.num_mel_bands,
             "top_db": self.top_db,
+            "lowest_hz": self.lowest_hz,
+            "highest_hz": self.highest_hz,
         }
 
     def _mel_power(self, waveforms: tf.Tensor) -> tf.Tensor:
@@ -104,14 +111,17 @@ class MFCC(tf.keras.layers.Layer):
         return tf.maximum(decibels, tf.reduce_max(decibels, axis=[1, 2], keepdims=True) - self.top_db)
 
 
-def mel_bands(sample_rate_hz: int, window_samples: int, num_bands: int) -> NDArray[np.float32]:
-    """Triangular bands of equal area, evenly spaced in mel.
+def mel_bands(
+    sample_rate_hz: int, window_samples: int, num_bands: int, lowest_hz: float = 0.0, highest_hz: float = 0.0
+) -> NDArray[np.float32]:
+    """Triangular bands of equal area, evenly spaced in mel from `lowest_hz` to `highest_hz` (0: half the sample rate).
 
     Returns:
         float32 `[1 + window_samples // 2, num_bands]` weights of the spectrum's bins.
     """
     bins = np.linspace(0, sample_rate_hz / 2, 1 + window_samples // 2)
-    edges = _to_hz(np.linspace(0, _to_mel(sample_rate_hz / 2), num_bands + 2))
+    limits = _to_mel(lowest_hz), _to_mel(highest_hz or sample_rate_hz / 2)
+    edges = _to_hz(np.linspace(*limits, num_bands + 2))
     rising = (bins[:, None] - edges[:-2]) / np.diff(edges)[:-1]
     falling = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
     triangles = np.maximum(0, np.minimum(rising, falling))

@@ -7,6 +7,8 @@ import tensorflow as tf
 MASKED = -1e9
 """Added to a logit that must not count; finite, so that a row in which all are masked stays finite."""
 
+_SMALL = 1e-6
+
 
 def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Mean over the steps present.
@@ -21,6 +23,13 @@ def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     weights = tf.cast(mask, values.dtype)
     total = tf.einsum("btd,bt->bd", values, weights)
     return total / tf.maximum(tf.reduce_sum(weights, axis=1, keepdims=True), 1.0)
+
+
+def masked_deviation(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Standard deviation over the steps present: `[B, dim]` of float `[B, T, dim]` and bool `[B, T]`, zeros without any."""
+    distance = tf.square(values - masked_mean(values, mask)[:, tf.newaxis])
+    # The root has no slope at 0, where a single step lies.
+    return tf.sqrt(masked_mean(distance, mask) + _SMALL) - _SMALL**0.5
 
 
 def masked_softmax(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

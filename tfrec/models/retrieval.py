@@ -59,7 +59,7 @@ class RetrievalModel(Model):
         self.frequency = tf.constant(batches.frequency, tf.float32) if corrected else None
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
-        """Mean loss of the targets of one batch of `RetrievalBatches`."""
+        """Mean loss of the targets of one batch of `RetrievalBatches`, with weight penalty and alignment."""
         query: Query = inputs["query"]
         candidates, targets = batch_candidates(inputs)
         # Videos of the histories are embedded in the same pass, each once.
@@ -69,7 +69,7 @@ class RetrievalModel(Model):
         events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(query.history)))
         queries = self.query_tower(query, events, training=training)
         loss = self.softmax_loss(queries, embeddings[:num_candidates], candidates, targets, inputs)
-        return loss + self._weight_penalty()
+        return loss + self._weight_penalty() + self._alignment(inputs["video"], training)
 
     def softmax_loss(
         self,
@@ -112,6 +112,13 @@ class RetrievalModel(Model):
             return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
         rate = tf.cast(num_candidates - 1, tf.float32) / max(self.num_warm - 1, 1)
         return tf.reduce_mean(generalised_bce(logits, targets, tf.minimum(rate, 1.0), self.config.gbce_calibration))
+
+    def _alignment(self, videos: tf.Tensor, training: bool) -> tf.Tensor | float:
+        """The weighted alignment loss of the modalities of the batch's targets, 0 without it."""
+        weight, content = self.config.candidate.alignment_weight, self.candidate_tower.content
+        if not weight or content is None:
+            return 0.0
+        return weight * content.alignment_loss(tf.unique(videos)[0], training=training)
 
     def _weight_penalty(self) -> tf.Tensor | float:
         if not self.config.weight_decay:

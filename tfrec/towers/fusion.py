@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfrec.config import CandidateConfig
 from tfrec.features.content import ContentFeatures
+from tfrec.layers.alignment import alignment_loss
 from tfrec.layers.dropout import RandomMask
 from tfrec.layers.fusion import Output, make_fusion
 from tfrec.towers.modality import make_tower
@@ -29,7 +30,7 @@ class ContentTower(tf.keras.layers.Layer):
         self.values = {name: tf.constant(modality.values) for name, modality in content.modalities.items()}
         self.lengths = {name: tf.constant(modality.lengths) for name, modality in content.modalities.items()}
         self.towers = {
-            name: make_tower(name, modality, units, dropout) for name, modality in content.modalities.items()
+            name: make_tower(name, modality, config, dropout) for name, modality in content.modalities.items()
         }
         self.fusion = make_fusion(config.fusion, self.names, units)
         self.hide = RandomMask(config.modality_dropout)
@@ -55,6 +56,10 @@ class ContentTower(tf.keras.layers.Layer):
             training: whether dropout is on.
         """
         return self.fusion.fuse(self._outputs(values, lengths, training))
+
+    def alignment_loss(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """How far the modalities of the same video are apart: scalar, of int32 `[B]` distinct row numbers."""
+        return alignment_loss(list(self._outputs(*self.features(videos), training)))
 
     def _outputs(
         self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], training: bool

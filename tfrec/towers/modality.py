@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tfrec.config import CandidateConfig
 from tfrec.features.content import Modality
 from tfrec.layers.dropout import Dropout
-from tfrec.layers.pooling import AttentionPooling, masked_mean
+from tfrec.layers.pooling import AttentionPooling, masked_deviation, masked_mean
+from tfrec.layers.spec_augment import SpecAugment
 from tfrec.layers.temporal_convolution import TemporalConvolution
 
 
@@ -72,11 +74,21 @@ class SequenceTower(tf.keras.layers.Layer):
         dropout: in training.
         num_convolutions: each halves the steps.
         pooling: `mean` or `attention`.
+        augment: masks the sequence in training, if given.
     """
 
-    def __init__(self, modality: Modality, units: int, dropout: float, num_convolutions: int, pooling: str) -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        units: int,
+        dropout: float,
+        num_convolutions: int,
+        pooling: str,
+        augment: SpecAugment | None = None,
+    ) -> None:
         super().__init__()
         self.standardise = Standardisation(modality)
+        self.augment = augment
         self.dropout = Dropout(dropout)
         self.convolutions = [TemporalConvolution(units) for _ in range(num_convolutions)]
         self.pool = AttentionPooling() if pooling == "attention" else masked_mean
@@ -86,6 +98,8 @@ class SequenceTower(tf.keras.layers.Layer):
     def call(self, values: tf.Tensor, lengths: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From `[B, T, dim]` and int32 `[B]` to `[B, units]`."""
         values = self.standardise(values)
+        if self.augment is not None:
+            values = self.augment(values, lengths, training=training)
         mean = masked_mean(values, tf.sequence_mask(lengths, tf.shape(values)[1]))
         hidden = self.dropout(values, training=training)
         for convolution in self.convolutions:
@@ -94,20 +108,51 @@ class SequenceTower(tf.keras.layers.Layer):
         return tf.nn.gelu(pooled + self.shortcut(self.dropout(mean, training=training)))
 
 
-def make_tower(name: str, modality: Modality, units: int, dropout: float) -> tf.keras.layers.Layer:
+class StatisticsTower(tf.keras.layers.Layer):
+    """An adapter over the mean and the deviation of a sequence's steps; it does not see their order.
+
+    Args:
+        modality: its features.
+        units: width of the output.
+        dropout: in training.
+        augment: masks the sequence in training, if given.
+    """
+
+    def __init__(self, modality: Modality, units: int, dropout: float, augment: SpecAugment | None = None) -> None:
+        super().__init__()
+        self.standardise = Standardisation(modality)
+        self.augment = augment
+        self.adapter = tf.keras.Sequential([Dropout(dropout), tf.keras.layers.Dense(units, activation="gelu")])
+
+    def call(self, values: tf.Tensor, lengths: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """From `[B, T, dim]` and int32 `[B]` to `[B, units]`."""
+        values = self.standardise(values)
+        if self.augment is not None:
+            values = self.augment(values, lengths, training=training)
+        mask = tf.sequence_mask(lengths, tf.shape(values)[1])
+        statistics = tf.concat([masked_mean(values, mask), masked_deviation(values, mask)], axis=1)
+        return self.adapter(statistics, training=training)
+
+
+def make_tower(name: str, modality: Modality, config: CandidateConfig, dropout: float) -> tf.keras.layers.Layer:
     """The tower of a modality.
 
     Args:
         name: of the modality.
         modality: its features.
-        units: width of the output.
+        config: width of the output, and what the audio tower is like.
         dropout: in training.
 
     Returns:
-        A layer from (values, lengths) to `[B, units]`.
+        A layer from (values, lengths) to `[B, adapter_units]`.
     """
+    units = config.adapter_units
     if not modality.is_sequence:
         return VectorTower(modality, units, dropout)
-    if name == "audio":
-        return SequenceTower(modality, units, dropout, num_convolutions=2, pooling="mean")
-    return SequenceTower(modality, units, dropout, num_convolutions=1, pooling="attention")
+    if name != "audio":
+        return SequenceTower(modality, units, dropout, num_convolutions=1, pooling="attention")
+    masked = config.audio_time_mask or config.audio_coefficient_mask
+    augment = SpecAugment(config.audio_time_mask, config.audio_coefficient_mask) if masked else None
+    if config.audio_tower == "statistics":
+        return StatisticsTower(modality, units, dropout, augment)
+    return SequenceTower(modality, units, dropout, num_convolutions=2, pooling="mean", augment=augment)
