@@ -1,6 +1,6 @@
 """Load on a model server, REST or gRPC: latencies, errors, and what a version swap costs.
 
-    python benchmarks/serve_load.py [--server grpc://127.0.0.1:8500] [--rate 100] [--clients 8] [--duration 60]
+    python benchmarks/serve_load.py --server grpc://HOST:8500 [--rate 100] [--clients 8] [--duration 60]
     python benchmarks/serve_load.py --server http://HOST:8501 --swap runs/demo/models/recommender
 
 Requests arrive at random moments (Poisson, `--rate` a second), whether or not earlier ones are answered, and a latency counts
@@ -9,13 +9,15 @@ omission). `--clients` connections share them; a request that finds all of them 
 is the closed loop: each client asks as fast as it is answered. Nothing is tried again, so every failure is seen.
 
 `--swap FOLDER` copies the newest version in FOLDER as the next one in the middle of the run, where a server that polls FOLDER
-finds it, and prints failures and the p99 before and in the 60 s after. Works against TensorFlow Serving and the embedded server.
+finds it, and prints failures and the p99 before and in the 60 s after. Works against TensorFlow Serving and the embedded server;
+without `--server`, an embedded one is started on `--models`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import shutil
 import sys
@@ -31,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from serve_process import ServerProcess
 
 from serving.client import AsyncClient, CallError
 from tfrec.console import console
@@ -77,11 +80,11 @@ class Measured:
         }
 
 
-async def arrivals(rate: float, end: float, draw: np.random.Generator) -> AsyncIterator[float]:
-    """Moments at which requests are due, in time with the clock of the loop."""
+async def arrivals(rate: float, end: Callable[[], float], draw: np.random.Generator) -> AsyncIterator[float]:
+    """Moments at which requests are due, in time with the clock of the loop, until `end`."""
     loop = asyncio.get_running_loop()
     due = loop.time()
-    while due < end:
+    while due < end():
         await asyncio.sleep(max(due - loop.time(), 0))
         yield due
         due += draw.exponential(1 / rate)
@@ -98,16 +101,16 @@ class Load:
         self._options = options
         self._draw = np.random.default_rng(options.seed)
         self._measured = Measured()
-        self._begin = 0.0
+        self._begin = self._end = 0.0
 
-    async def run(self, at_half: Callable[[], float] | None = None) -> tuple[Measured, float]:
+    async def run(self, at_half: Callable[[], float] | None = None) -> tuple[Measured, float, float]:
         """Asks for `--duration` seconds after the warm-up.
 
         Args:
-            at_half: called in a thread in the middle; returns a moment of `time.monotonic`.
+            at_half: called in a thread in the middle; returns a moment of `time.monotonic`. A minute must be left after it.
 
         Returns:
-            What was measured, and that moment in seconds since the start.
+            What was measured, that moment, and the one at which `at_half` returned, in seconds since the start.
         """
         options, loop = self._options, asyncio.get_running_loop()
         clients = [
@@ -115,19 +118,21 @@ class Load:
             for _ in range(options.clients)
         ]
         self._begin = loop.time() + options.warm_up
-        end = self._begin + options.duration
-        asking = asyncio.create_task(self._open_loop(clients, end) if options.rate else self._closed_loop(clients, end))
-        moment = 0.0
+        self._end = self._begin + options.duration
+        asking = asyncio.create_task(self._open_loop(clients) if options.rate else self._closed_loop(clients))
+        called, returned = 0.0, 0.0
         if at_half is not None:
             await asyncio.sleep(options.warm_up + options.duration / 2)
-            moment = await asyncio.to_thread(at_half) - self._begin
+            called = await asyncio.to_thread(at_half) - self._begin
+            returned = loop.time() - self._begin
+            self._end = max(self._end, loop.time() + AFTER_SECONDS)
         await asking
         self._measured.seconds = loop.time() - self._begin
         for client in clients:
             await client.close()
-        return self._measured, moment
+        return self._measured, called, returned
 
-    async def _open_loop(self, clients: list[AsyncClient], end: float) -> None:
+    async def _open_loop(self, clients: list[AsyncClient]) -> None:
         idle: asyncio.LifoQueue[AsyncClient] = asyncio.LifoQueue()
         for client in clients:
             idle.put_nowait(client)
@@ -140,14 +145,14 @@ class Load:
                 idle.put_nowait(client)
 
         async with asyncio.TaskGroup() as group:
-            async for due in arrivals(self._options.rate, end, self._draw):
+            async for due in arrivals(self._options.rate, lambda: self._end, self._draw):
                 group.create_task(ask(due))
 
-    async def _closed_loop(self, clients: list[AsyncClient], end: float) -> None:
+    async def _closed_loop(self, clients: list[AsyncClient]) -> None:
         loop = asyncio.get_running_loop()
 
         async def ask_on(client: AsyncClient) -> None:
-            while loop.time() < end:
+            while loop.time() < self._end:
                 await self._ask(client, loop.time())
 
         await asyncio.gather(*map(ask_on, clients))
@@ -207,11 +212,13 @@ def publish_copy(folder: Path) -> float:
 async def wait_for(options: argparse.Namespace, version: int) -> None:
     """Returns once the server answers with `version`; says so if it does not within the rest of the run."""
     async with AsyncClient(options.server, options.model, timeout=30) as client:
-        for _ in range(300):
+        for _ in range(1500):
             if any(row.version == version and row.state == "AVAILABLE" for row in await client.status()):
                 return
             await asyncio.sleep(0.2)
-    raise TfrecError(f"{options.server} has not loaded version {version} within a minute. Does it poll {options.swap}?")
+    raise TfrecError(
+        f"{options.server} has not loaded version {version} within five minutes. Does it poll {options.swap}?"
+    )
 
 
 def measure_swap(options: argparse.Namespace) -> dict[str, Any]:
@@ -223,16 +230,17 @@ def measure_swap(options: argparse.Namespace) -> dict[str, Any]:
         asyncio.run(wait_for(options, versions(options.swap)[-1]))
         return moment
 
-    measured, moment = asyncio.run(Load(options).run(swap))
+    measured, published, serving = asyncio.run(Load(options).run(swap))
     show(measured, options)
-    before = measured.percentile(99, moment - AFTER_SECONDS, moment)
-    after = measured.percentile(99, moment, moment + AFTER_SECONDS)
-    failed = measured.errors.total()
+    before = measured.percentile(99, published - AFTER_SECONDS, published)
+    loading = measured.percentile(99, published, serving)
+    after = measured.percentile(99, serving, serving + AFTER_SECONDS)
     console.print(
-        f"swap to version {versions(options.swap)[-1]}: {failed} failed requests; p99 {before:.2f} ms in the 60 s before, "
-        f"{after:.2f} ms in the 60 s after, ratio {after / before:.2f}"
+        f"swap to version {versions(options.swap)[-1]}, loaded in {serving - published:.1f} s: {measured.errors.total()} failed "
+        f"requests; p99 {before:.2f} ms in the 60 s before, {loading:.2f} ms while it loads, {after:.2f} ms in the 60 s after; "
+        f"after to before {after / before:.2f}"
     )
-    return {**measured.summary(), "p99_before_ms": before, "p99_after_ms": after}
+    return {**measured.summary(), "p99_before_ms": before, "p99_loading_ms": loading, "p99_after_ms": after}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -241,7 +249,8 @@ def make_parser() -> argparse.ArgumentParser:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--server", default="grpc://127.0.0.1:8500", help="(default: %(default)s)")
+    add("--server", metavar="URL", help="grpc://HOST:PORT or http://HOST:PORT (default: an embedded server is started)")
+    add("--models", type=Path, default=Path("runs/demo/models"), help="that it serves (default: %(default)s)")
     add("--model", default="recommender", help="(default: %(default)s)")
     add(
         "--rate", type=float, default=100.0, help="requests a second; 0: as fast as answers come (default: %(default)s)"
@@ -261,11 +270,21 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     options = make_parser().parse_args()
+    with contextlib.ExitStack() as stack:
+        if options.server is None:
+            server = stack.enter_context(ServerProcess(options.models / options.model, options.model))
+            options.server = server.grpc
+            server.start()
+        return run(options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, prints, and returns the exit code."""
     try:
         if options.swap is not None:
             result = measure_swap(options)
         else:
-            measured, _ = asyncio.run(Load(options).run())
+            measured, _, _ = asyncio.run(Load(options).run())
             show(measured, options)
             result = measured.summary()
     except TfrecError as error:

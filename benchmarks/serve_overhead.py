@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
 import sys
 import threading
 import time
@@ -28,6 +27,8 @@ import tfrec  # noqa: F401  (before TensorFlow)
 import grpc  # isort: skip
 import tensorflow as tf  # isort: skip
 
+from serve_process import free_port
+
 from serving.embedded.flags import Flags
 from serving.embedded.lifecycle import serve_until
 from serving.remote import calls, wire
@@ -35,12 +36,6 @@ from serving.server import SWITCH_SECONDS
 from tfrec.console import console
 from tfrec.export.log_requests import tensors
 from tfrec.export.versions import versions
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

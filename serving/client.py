@@ -76,7 +76,7 @@ class Client:
         """Videos for a free text."""
         return self._wait(self._client.search(text))
 
-    def embed_video(self, video: Path | None = None, **options: Any) -> Embedding:
+    def embed_video(self, video: str | Path | None = None, **options: Any) -> Embedding:
         """Places a new video in the index's space."""
         return self._wait(self._client.embed_video(video, **options))
 

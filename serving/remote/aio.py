@@ -45,7 +45,7 @@ class AsyncClient:
         server: `http://host:port` or `https://...` for REST, `grpc://host:port` or `grpcs://...` for gRPC.
         model: answers all but `embed_video`.
         video_encoder: answers `embed_video`.
-        label: of the versions wanted, for instance `canary`; empty for the newest.
+        label: of the version of `model` that is wanted, for instance `canary`; empty for the newest.
         timeout: seconds that a call may take, further tries among them.
         retries: further tries at most.
 
@@ -131,7 +131,7 @@ class AsyncClient:
 
     async def embed_video(
         self,
-        video: Path | None = None,
+        video: str | Path | None = None,
         *,
         title: str = "",
         generate_method: str = "",
@@ -153,7 +153,7 @@ class AsyncClient:
         if video is not None:
             from serving.remote.media import read_video
 
-            frames, audio = await asyncio.to_thread(read_video, video)
+            frames, audio = await asyncio.to_thread(read_video, Path(video))
         call = calls.embed_video(title, frames, audio, generate_method, gen_params)
         return await self._predict(self._video_encoder, call)
 
@@ -183,14 +183,15 @@ class AsyncClient:
         return self._transports[model]
 
     def _open(self, model: str) -> Transport:
+        label = self._label if model == self._model else ""
         # Imported here, since each library takes a while to load and one of them is enough.
         if self._server.startswith("http"):
             from serving.remote.rest import RestTransport
 
-            return RestTransport(self._server, model, self._label)
+            return RestTransport(self._server, model, label)
         from serving.remote.grpc_transport import GrpcTransport
 
-        return GrpcTransport(self._server, model, self._label)
+        return GrpcTransport(self._server, model, label)
 
     async def _in_time(self, model: str, send: Callable[[float], Awaitable[T]]) -> T:
         """Sends once, and again while the server is unavailable and time is left; `send` is told the seconds left."""

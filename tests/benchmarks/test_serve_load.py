@@ -65,7 +65,7 @@ def options(load: ModuleType, server: str, *more: str) -> object:
 def test_a_stall_counts_for_every_request_that_was_due_meanwhile(load: ModuleType) -> None:
     """One client, 30 requests a second, a stall of one second: some 30 requests were due and waited half a second on average."""
     with answering(1.0, {}) as server:
-        measured, _ = asyncio.run(load.Load(options(load, server, "--clients", "1", "--rate", "30")).run())
+        measured, _, _ = asyncio.run(load.Load(options(load, server, "--clients", "1", "--rate", "30")).run())
     assert not measured.errors
     assert 30 < len(measured.latency) < 100
     assert sum(latency > 0.25 for latency in measured.latency) > 8  # the closed loop would see one
@@ -73,7 +73,7 @@ def test_a_stall_counts_for_every_request_that_was_due_meanwhile(load: ModuleTyp
 
 def test_failures_are_counted_and_not_tried_again(load: ModuleType) -> None:
     with answering(0, {2: 503, 4: 400}) as server:
-        measured, _ = asyncio.run(load.Load(options(load, server, "--clients", "2", "--rate", "0")).run())
+        measured, _, _ = asyncio.run(load.Load(options(load, server, "--clients", "2", "--rate", "0")).run())
     summary = measured.summary()
     assert summary["failed"] == 2
     assert {cause.split(":")[0] for cause in summary["errors"]} == {"UNAVAILABLE", "INVALID_ARGUMENT"}
@@ -83,7 +83,8 @@ def test_failures_are_counted_and_not_tried_again(load: ModuleType) -> None:
 def test_arrivals_are_random_at_the_rate_wanted(load: ModuleType) -> None:
     async def collect() -> list[float]:
         loop = asyncio.get_running_loop()
-        return [due async for due in load.arrivals(1000.0, loop.time() + 1.0, np.random.default_rng(0))]
+        end = loop.time() + 1.0
+        return [due async for due in load.arrivals(1000.0, lambda: end, np.random.default_rng(0))]
 
     gaps = np.diff(asyncio.run(collect()))
     assert 0.0008 < gaps.mean() < 0.0012

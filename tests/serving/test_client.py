@@ -91,6 +91,9 @@ def test_errors_name_server_model_and_cause(client: Client, address: str) -> Non
 def test_labels(address: str) -> None:
     with Client(address, label="stable", timeout=30) as client:
         assert client.recommend(history=["a"])
+        with pytest.raises(CallError) as caught:
+            client.embed_video(title="without media, which this encoder does not take")
+        assert "label" not in str(caught.value)  # which are those of the recommender
     with Client(address, label="canary") as client, pytest.raises(CallError, match=r"Unrecognized .*label: canary"):
         client.recommend()
 
