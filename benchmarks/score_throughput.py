@@ -84,6 +84,7 @@ def publish_model(models: Path, dataset: Dataset, k: int) -> None:
             video_ids=dataset.videos.ids,
             query_tower=retrieval.query_tower,
             video_embeddings=ranking.video_embeddings,
+            history_embeddings=ranking.history_embeddings,
             is_cold=dataset.interactions.train_counts == 0,
             ranking=ranking,
             index=ExactIndex(ranking.video_embeddings.numpy()),

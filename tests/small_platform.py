@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec.config import ExportConfig, QueryConfig, RankingConfig, RetrievalConfig
+from tfrec.config import CandidateConfig, ExportConfig, QueryConfig, RankingConfig, RetrievalConfig
 from tfrec.data.input_pipeline import HistoryLog, RetrievalBatches
 from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import (
@@ -71,7 +71,11 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def retrieval(dataset: Dataset) -> RetrievalModel:
-    config = RetrievalConfig(embedding_dim=8, query=QueryConfig(history_length=6))
+    config = RetrievalConfig(
+        embedding_dim=8,
+        query=QueryConfig(history_length=6),
+        candidate=CandidateConfig(separate_history=True),
+    )
     batches = RetrievalBatches(dataset.interactions, 6, 16, 16, 0, 1)
     model = RetrievalModel(config, dataset, ContentFeatures({}, {}), batches)
     model.compute_loss(next(iter(batches.epoch(0))))
@@ -89,13 +93,15 @@ def make_serving_model(dataset: Dataset, retrieval: RetrievalModel) -> ServingMo
     log = HistoryLog.of(dataset.interactions, (Part.TRAIN,), 6)
     query = log.latest(tf.constant([0, 1]), tf.constant([1, 1], tf.int64))
     events = tf.gather(ranking.video_embeddings, tf.maximum(query.history, 0))
-    ranking.probabilities(query, retrieval.query_tower(query, events), events, tf.zeros([len(query.user), 2], tf.int32))
+    asked = retrieval.embed_queries(query, ranking.history_embeddings)
+    ranking.probabilities(query, asked, events, tf.zeros([len(query.user), 2], tf.int32))
     randomise(ranking, 2, scale=0.1)
     return ServingModel(
         user_ids=dataset.users.ids,
         video_ids=dataset.videos.ids,
         query_tower=retrieval.query_tower,
         video_embeddings=ranking.video_embeddings,
+        history_embeddings=ranking.history_embeddings,
         is_cold=dataset.interactions.train_counts == 0,
         ranking=ranking,
         index=ExactIndex(ranking.video_embeddings.numpy()),

@@ -20,6 +20,8 @@ SEQUENCE_ENCODERS = ("transformer", "gru", "lstm")
 
 RetrievalObjective = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hit_rate@10", "hit_rate@20", "mrr"]
 Fusion = Literal["gated", "weighted", "concat", "attention"]
+Graph = Literal["none", "lightgcn", "mmgcn"]
+Loss = Literal["softmax", "gbce", "bpr"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
 BaselineName = Literal[
@@ -251,6 +253,9 @@ class QueryConfig:
         user_ids: whether known users have an embedding of their own beside their history.
         event_kinds: whether click, finish and like embed differently (the served signature carries no kinds).
         user_id_dropout: share of training queries that see no user id, so that unknown users work.
+        network: whether a network over history, user and their side columns refines the query; without it, as suits logs
+            with few events per user, it is the pooled history alone.
+        dropout: dropout of the finished query embedding.
     """
 
     encoder: QueryEncoder = "attention"
@@ -262,10 +267,12 @@ class QueryConfig:
     user_ids: bool = True
     event_kinds: bool = False
     user_id_dropout: float = 0.5
+    network: bool = True
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _require_positive(self, "history_length", "num_heads", "num_blocks", "hidden_units", "half_life_days")
-        _require_share(self, "user_id_dropout")
+        _require_share(self, "user_id_dropout", "dropout")
 
 
 @dataclass(frozen=True)
@@ -283,6 +290,14 @@ class CandidateConfig:
         audio_tower: `convolution` over time, or an adapter over `statistics` (mean and deviation).
         audio_time_mask: widest stretch of a sound that is hidden in training, as a share of it (SpecAugment).
         audio_coefficient_mask: widest stretch of its coefficients that is hidden in training, as a share of them.
+        graph: whether embeddings take in what their neighbours hold, videos that the same users watched: `none`,
+            `lightgcn` (ids) or `mmgcn` (each modality besides); see docs/graph.md.
+        graph_layers: hops.
+        graph_max_events: training events of a user that the graph holds, drawn at random; 0 takes all.
+        graph_neighbours: most similar videos by content that a video takes in; 0 none.
+        graph_modalities: what "similar" is judged by; all modalities where none is named.
+        graph_content_weight: weight of their mean.
+        separate_history: whether a video in a history is embedded by a tower of its own.
     """
 
     use_content: bool = True
@@ -294,11 +309,18 @@ class CandidateConfig:
     audio_tower: Literal["convolution", "statistics"] = "convolution"
     audio_time_mask: float = 0.0
     audio_coefficient_mask: float = 0.0
+    graph: Graph = "none"
+    graph_layers: int = 2
+    graph_max_events: int = 0
+    graph_neighbours: int = 0
+    graph_modalities: list[str] = field(default_factory=list)
+    graph_content_weight: float = 0.5
+    separate_history: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(self, "adapter_units")
+        _require_positive(self, "adapter_units", "graph_layers")
         _require_share(self, "id_dropout", "modality_dropout", "audio_time_mask", "audio_coefficient_mask")
-        _require_not_negative(self, "alignment_weight")
+        _require_not_negative(self, "alignment_weight", "graph_max_events", "graph_neighbours", "graph_content_weight")
 
 
 @dataclass(frozen=True)
@@ -312,8 +334,10 @@ class RetrievalConfig:
         training: `events`: an example is an event and its history, the other events of the batch are negatives too;
             `sequences`: an example is a run of up to `query.history_length` events of a user, each of them a target, for the
             encoders that read a history in order.
+        ensemble_size: parts that the embedding is cut into, each trained to rank on its own; the score is their mean.
         loss: `softmax`: cross-entropy of the target among the negatives; `gbce`: binary cross-entropy with many negatives
-            (Petrov and Macdonald, RecSys 2023).
+            (Petrov and Macdonald, RecSys 2023); `bpr`: pairs of the target and each negative (Rendle et al., UAI 2009).
+        mask_positives: whether the user's other positives are no negatives.
         gbce_calibration: of `gbce`: at 0 its scores are those of plain binary cross-entropy, at 1 as if it had had all
             videos for negatives.
         trends: whether a video's appeal follows how much it was watched lately and how new it is; off where the
@@ -327,6 +351,7 @@ class RetrievalConfig:
         weight_decay: L2 penalty on the embedding tables.
         batch_size: positives per step; sequences, where it trains on these.
         max_examples_per_user: positives that an epoch takes from one user; 0 takes all.
+        user_exponent: an epoch takes so many of a user's n positives: n to this power.
         epochs: most epochs.
         patience: epochs without a better validation metric before training stops.
         objective: that metric.
@@ -337,7 +362,9 @@ class RetrievalConfig:
     query: QueryConfig = field(default_factory=QueryConfig)
     candidate: CandidateConfig = field(default_factory=CandidateConfig)
     training: Literal["events", "sequences"] = "events"
-    loss: Literal["softmax", "gbce"] = "softmax"
+    ensemble_size: int = 1
+    loss: Loss = "softmax"
+    mask_positives: bool = True
     gbce_calibration: float = 0.75
     trends: bool = True
     num_uniform_negatives: int = 8192
@@ -348,6 +375,7 @@ class RetrievalConfig:
     weight_decay: float = 0.0
     batch_size: int = 1024
     max_examples_per_user: int = 0
+    user_exponent: float = 1.0
     epochs: int = 15
     patience: int = 4
     objective: RetrievalObjective = "recall@20"
@@ -357,6 +385,7 @@ class RetrievalConfig:
         _require_positive(
             self,
             "embedding_dim",
+            "ensemble_size",
             "temperature",
             "learning_rate",
             "batch_size",
@@ -371,6 +400,13 @@ class RetrievalConfig:
             encoders = f"one of {', '.join(SEQUENCE_ENCODERS)} where `training` is sequences"
             _require(self.query.encoder in SEQUENCE_ENCODERS, "query.encoder", self.query.encoder, encoders)
             _require_positive(self, "num_uniform_negatives")
+            separate = self.candidate.separate_history
+            _require(not separate, "candidate.separate_history", separate, "off where `training` is sequences")
+        _require(0 <= self.user_exponent <= 1, "user_exponent", self.user_exponent, "from 0 to 1")
+        divisor = f"a divisor of embedding_dim - 1 ({self.embedding_dim - 1})"
+        _require((self.embedding_dim - 1) % self.ensemble_size == 0, "ensemble_size", self.ensemble_size, divisor)
+        pooled = self.ensemble_size == 1 or self.query.encoder not in SEQUENCE_ENCODERS
+        _require(pooled, "ensemble_size", self.ensemble_size, f"1 with the encoder {self.query.encoder}")
         heads = self.query.num_heads if self.query.encoder in ("attention", "transformer") else 1
         _require(
             self.embedding_dim > 1 and self.embedding_dim % heads == 0,

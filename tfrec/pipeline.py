@@ -112,6 +112,7 @@ class Stages:
             config.num_uniform_negatives,
             config.max_examples_per_user,
             self.config.seed,
+            user_exponent=config.user_exponent,
         )
 
     @cached_property
@@ -266,6 +267,7 @@ class Stages:
                 video_ids=self.dataset.videos.ids,
                 query_tower=retrieval.query_tower,
                 video_embeddings=ranking.video_embeddings,
+                history_embeddings=ranking.history_embeddings,
                 is_cold=interactions.train_counts == 0,
                 ranking=ranking,
                 index=index,
@@ -431,7 +433,7 @@ class Stages:
     def _embed(
         self, retrieval: RetrievalModel, queries: list[Query], embeddings: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        table = tf.constant(embeddings)
+        table = tf.constant(retrieval.history_embeddings(embeddings))
         return np.concatenate([np.asarray(retrieval.embed_queries(query, table)) for query in queries])
 
     def _evaluate(

@@ -73,7 +73,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from tfrec.pipeline import NATIVE, STOCK
 
     with console.stage("Data and features"):
-        stages = _open(config)
+        stages = open_stages(config)
         console.show_dataset(stages.dataset.summary, stages.content)
     with console.stage("Retrieval"):
         retrieval = stages.train_retrieval()
@@ -110,7 +110,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return metrics
 
 
-def _open(config: TrainConfig) -> Stages:
+def open_stages(config: TrainConfig) -> Stages:
     """Reads the dataset, encodes its content, and opens the run's folder."""
     import tensorflow as tf
     import yaml

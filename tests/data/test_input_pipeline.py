@@ -157,6 +157,17 @@ def training_log(interactions):
     return logs
 
 
+def test_users_weigh_as_the_exponent_says(make_interactions):
+    """Of 1, 2, 9 and 100 examples to the power of a half an epoch takes 1, 1, 3 and 10, and over time all."""
+    sizes = [1, 2, 9, 100]
+    log = make_interactions([(user, video, video) for user, size in enumerate(sizes) for video in range(size)])
+    batches = RetrievalBatches(log, 2, 15, 4, max_examples_per_user=0, seed=1, user_exponent=0.5)
+    users = np.concatenate([batch["query"].user for batch in batches.epoch(0)])
+    assert np.bincount(users).tolist() == [1, 1, 3, 10]
+    shares = np.bincount(log.video, np.repeat([1, 0.5, 3 / 9, 10 / 100], sizes))
+    np.testing.assert_allclose(batches.frequency, shares / 15)
+
+
 def test_epoch_equals_literal_examples(make_interactions):
     log = make_interactions([(0, 3, DAY), (0, 1, 2 * DAY), (0, 3, 3 * DAY), (0, 2, 4 * DAY), (1, 1, DAY)])
     batches = RetrievalBatches(log, 2, 4, num_uniform_negatives=9, max_examples_per_user=0, seed=1, max_positives=3)

@@ -76,7 +76,7 @@ def test_slates_are_those_of_the_library(
     log = HistoryLog.of(dataset.interactions, task.known, model.history_length)
     query = log.before(task.users, np.searchsorted(log.rows, task.history_end), tf.constant(task.timestamp))
     embeddings = model.video_embeddings.numpy()
-    asked = retrieval.embed_queries(query, embeddings).numpy()
+    asked = retrieval.embed_queries(query, model.history_embeddings).numpy()
     scores = asked @ embeddings.T
     scores[task.seen.toarray() > 0] = -np.inf
     candidates = np.argsort(-scores, axis=1, kind="stable")[:, :NUM_CANDIDATES].astype(np.int32)
@@ -110,7 +110,7 @@ def test_metrics_of_the_answers_are_those_of_the_evaluation(
     log = HistoryLog.of(dataset.interactions, task.known, model.history_length)
     query = log.before(task.users, np.searchsorted(log.rows, task.history_end), tf.constant(task.timestamp))
     embeddings = model.video_embeddings.numpy()
-    asked = retrieval.embed_queries(query, embeddings).numpy()
+    asked = retrieval.embed_queries(query, model.history_embeddings).numpy()
     config = EvaluationConfig(top_k=[10, 20], bootstrap_samples=1)
     expected = evaluate(lambda positions: asked[positions] @ embeddings.T, task, config)["retrieval"]
 

@@ -179,6 +179,7 @@ def test_retrieval_stays_as_it_was(trained, retrieval):
     for variable, value in zip(retrieval.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     np.testing.assert_array_equal(model.video_embeddings, retrieval.embed_catalogue())
+    assert model.history_embeddings is model.video_embeddings  # so that it is exported once
     assert not {id(variable) for variable in model.variables} & {id(variable) for variable in retrieval.variables}
 
 

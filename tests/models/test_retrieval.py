@@ -11,6 +11,7 @@ from tfrec.data.input_pipeline import HistoryLog, RetrievalBatches
 from tfrec.data.schema import Part
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.pooling import MASKED
+from tfrec.layers.sampled_softmax import mask_positives
 from tfrec.models.retrieval import RetrievalModel, batch_candidates
 
 NO_CONTENT = ContentFeatures({}, {})
@@ -81,7 +82,8 @@ def numpy_loss(model, batch, counts, num_uniform, corrected=True, temperature=0.
     query, targets = batch["query"], batch["video"].numpy()
     candidates = np.unique(np.concatenate([targets, batch["negatives"]]))
     table = model.candidate_tower(tf.range(model.num_videos)).numpy()
-    queries = model.query_tower(query, tf.gather(table, tf.maximum(query.history, 0))).numpy()
+    watched = model.history_tower(tf.range(model.num_videos)).numpy()
+    queries = model.query_tower(query, tf.gather(watched, tf.maximum(query.history, 0))).numpy()
     logits = queries @ table[candidates].T + model.appeal(query.timestamp, candidates.astype(np.int32)).numpy()
     logits /= temperature
     if corrected:
@@ -94,7 +96,8 @@ def numpy_loss(model, batch, counts, num_uniform, corrected=True, temperature=0.
         assert others.any()
         kept = np.where(others, MASKED, row)
         losses.append(np.log(np.exp(kept - kept.max()).sum()) + kept.max() - kept[candidates == target][0])
-    tables = (model.candidate_tower.ids.embeddings, model.query_tower.ids.embeddings)
+    towers = {model.candidate_tower, model.history_tower, model.query_tower}
+    tables = [tower.ids.embeddings for tower in towers]
     return float(np.mean(losses) + weight_decay * sum((table.numpy() ** 2).sum() / 2 for table in tables))
 
 
@@ -107,6 +110,65 @@ def test_loss_equals_numpy(dataset, calm, corrected):
         expected = numpy_loss(model, batch, counts, 5, corrected)
         for training in (True, False):
             np.testing.assert_allclose(model.compute_loss(batch, training=training), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("graph", ["none", "lightgcn"])
+def test_histories_may_have_a_tower_of_their_own(dataset, calm, graph):
+    batches = RetrievalBatches(dataset.interactions, 3, 16, 5, 0, seed=1)
+    candidate = replace(calm.candidate, separate_history=True, graph=graph)
+    model = randomised(replace(calm, candidate=candidate), dataset, batches)
+    batch = next(iter(batches.epoch(0)))
+    expected = numpy_loss(model, batch, dataset.interactions.train_counts, 5)
+    np.testing.assert_allclose(model.compute_loss(batch), expected, rtol=1e-3)
+    embeddings = model.embed_catalogue()
+    watched = model.history_embeddings(embeddings)
+    assert np.abs(watched - embeddings).max() > 0.1
+    events = tf.gather(watched, tf.maximum(batch["query"].history, 0))
+    asked = model.query_tower(batch["query"], events)
+    np.testing.assert_allclose(model.embed_queries(batch["query"], watched), asked, rtol=1e-3, atol=1e-4)
+
+
+def test_one_table_where_histories_have_no_tower_of_their_own(retrieval):
+    embeddings = retrieval.embed_catalogue()
+    assert retrieval.history_embeddings(embeddings) is embeddings
+
+
+def test_score_is_the_mean_of_the_ensemble(dataset, calm):
+    batches = RetrievalBatches(dataset.interactions, 3, 16, 5, 0, seed=1)
+    model = randomised(replace(calm, ensemble_size=3, log_q_correction=False, weight_decay=0.0), dataset, batches)
+    batch = next(iter(batches.epoch(0)))
+    candidates, targets = batch_candidates(batch)
+    table = model.candidate_tower(tf.range(model.num_videos))
+    queries = model.query_tower(batch["query"], tf.gather(table, tf.maximum(batch["query"].history, 0))).numpy()
+    offered = tf.gather(table, candidates).numpy()
+    appeal = model.appeal(batch["query"].timestamp, candidates).numpy() + offered[:, -1]
+    members = [3 * queries[:, [member]] @ offered[:, [member]].T + appeal for member in range(3)]
+    np.testing.assert_allclose(np.mean(members, axis=0), queries @ offered.T + appeal - offered[:, -1], atol=1e-4)
+    losses = []
+    for logits in members:
+        scores = mask_positives(logits / 0.5, candidates, batch["positives"], targets, model.num_videos)
+        losses.append(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, scores))
+    np.testing.assert_allclose(model.compute_loss(batch), np.mean(losses), rtol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_pairwise_loss(dataset, calm, masked):
+    batches = RetrievalBatches(dataset.interactions, 3, 16, 5, 0, seed=1)
+    config = replace(calm, loss="bpr", mask_positives=masked, log_q_correction=False, weight_decay=0.0)
+    model = randomised(config, dataset, batches)
+    batch = next(iter(batches.epoch(0)))
+    candidates, targets = (values.numpy() for values in batch_candidates(batch))
+    table = model.candidate_tower(tf.range(model.num_videos))
+    queries = model.query_tower(batch["query"], tf.gather(table, tf.maximum(batch["query"].history, 0)))
+    logits = (queries @ tf.transpose(tf.gather(table, candidates))).numpy()
+    logits = (logits + model.appeal(batch["query"].timestamp, candidates).numpy()) / 0.5
+    losses = []
+    for row, target, positives in zip(logits, targets, batch["positives"].numpy(), strict=True):
+        others = np.isin(candidates, positives) if masked else np.arange(len(row)) == target
+        exists = row > MASKED / 2
+        negatives = row[exists & ~others & (np.arange(len(row)) != target)]
+        losses.append(np.log1p(np.exp(negatives - row[target])).mean())
+    np.testing.assert_allclose(model.compute_loss(batch), np.mean(losses), rtol=1e-4)
 
 
 def test_no_correction_where_every_warm_video_is_a_candidate(dataset, calm):

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import sparse
 
 from tfrec.config import CandidateConfig
 from tfrec.data.schema import CategoricalColumn, FeatureColumns
 from tfrec.features.content import ContentFeatures, Modality
+from tfrec.layers.graph import VideoGraph
 from tfrec.towers.candidate import CandidateTower
 
 DIM, NUM_VIDEOS = 4, 5
@@ -14,8 +16,13 @@ NO_CONTENT = ContentFeatures({}, {})
 COLUMNS = FeatureColumns({"kind": CategoricalColumn(np.array([1, 2, 0, 1, 2], np.int32), ("a", "b"))}, {}, {})
 
 
-def make_tower(content=NO_CONTENT, columns=COLUMNS, **options) -> CandidateTower:
-    tower = CandidateTower(CandidateConfig(adapter_units=3, **options), DIM, NUM_VIDEOS, content, columns, dropout=0.0)
+VIEWING = np.array([[1, 1, 0, 0, 1], [0, 1, 1, 0, 0]], np.float32)
+GRAPH = VideoGraph(sparse.csr_matrix(VIEWING))
+
+
+def make_tower(content=NO_CONTENT, columns=COLUMNS, propagate_over=None, **options) -> CandidateTower:
+    config = CandidateConfig(adapter_units=3, **options)
+    tower = CandidateTower(config, DIM, NUM_VIDEOS, content, columns, 0.0, propagate_over)
     tower(tf.constant([0]))
     draw = np.random.default_rng(0)
     for weight in tower.trainable_variables:
@@ -83,3 +90,34 @@ def test_id_dropout_hides_id_and_appeal_in_training_only():
     assert hidden.mean() == pytest.approx(0.25, abs=0.03)
     np.testing.assert_allclose(shown[~hidden], by_id(tower)[rows[~hidden]])
     assert (tower(tf.constant(rows, tf.int32)).numpy() != 0).all()
+
+
+def hop() -> np.ndarray:
+    """A' A, with A the viewing matrix over the roots of its row and column sums."""
+    scaled = VIEWING / np.sqrt(VIEWING.sum(1, keepdims=True) * np.maximum(VIEWING.sum(0), 1))
+    return scaled.T @ scaled
+
+
+def test_lightgcn_propagates_ids_alone(content):
+    tower = make_tower(content, propagate_over=GRAPH, graph="lightgcn", graph_layers=1)
+    rows = np.array([4, 0], np.int32)
+    tastes = ((np.eye(NUM_VIDEOS) + hop()) @ tower.ids.embeddings.numpy())[rows]
+    by_id = np.concatenate([tastes, tower.appeal.embeddings.numpy()[rows]], axis=1)
+    np.testing.assert_allclose(tower(rows), by_id + tower.embed_content(rows), atol=1e-5)
+    features = tower.content.features(rows)
+    np.testing.assert_allclose(tower.embed_content(rows), tower.embed_features(*features, rows), atol=1e-6)
+
+
+def test_mmgcn_propagates_each_modality(content):
+    tower = make_tower(content, FeatureColumns.none(), GRAPH, graph="mmgcn", graph_layers=1)
+    text, lengths = content.modalities["text"].values, content.modalities["text"].lengths
+    adapted = tower.content.towers["text"](text, lengths).numpy() * lengths[:, None]
+    mapped = hop() @ adapted @ tower.content.convolutions["text"].maps[0].kernel.numpy()
+    propagated = adapted + np.where(mapped > 0, mapped, 0.2 * mapped)
+    fused = tower.content.fusion.fuse([(tf.constant(propagated, tf.float32), lengths[:, None].astype(np.float32))])
+    rows = np.array([1, 4, 0], np.int32)
+    np.testing.assert_allclose(tower.embed_content(rows), tower.from_content(fused).numpy()[rows], atol=1e-5)
+    # A video that is in no catalogue has no neighbours, like video 3, which nobody has watched.
+    new = tower.embed_features({"text": text[3:4]}, {"text": lengths[3:4]}, None)
+    np.testing.assert_allclose(new, tower.embed_content(tf.constant([3])), atol=1e-5)
+    assert np.abs(tower.embed_content(rows) - tower.embed_features(*tower.content.features(rows), rows)).max() > 0.01

@@ -164,3 +164,22 @@ def test_event_kinds_count_where_they_are_asked_for():
         tower = make_tower(event_kinds=event_kinds)
         clicked, liked = (embed(tower, make_query([[1, 2]], kind=kind)) for kind in (1, 5))
         assert (np.abs(clicked - liked).max() > 1e-3) == event_kinds
+
+
+def test_without_network_the_query_is_the_pooled_history():
+    tower = make_tower(encoder="mean", user_ids=False, network=False)
+    (everybody,) = tower.trainable_variables
+    pooled = VIDEOS[[1, 2]].sum(axis=0)[:-1] / np.sqrt(2)  # the mean times the root of the number
+    expected = np.stack([pooled + everybody, everybody])
+    np.testing.assert_allclose(embed(tower, make_query([[1, 2], []]))[:, :-1], expected, atol=1e-5)
+
+
+def test_dropout_of_the_query_spares_the_constant():
+    tower = make_tower(encoder="mean", dropout=0.5)
+    query = make_query([[1, 2]] * 400)
+    calm, shaken = embed(tower, query), embed(tower, query, training=True)
+    np.testing.assert_array_equal(shaken[:, -1], 1.0)
+    dropped = shaken[:, :-1] == 0
+    assert dropped.mean() == pytest.approx(0.5, abs=0.05)
+    # User ids are hidden only where there are any, so what is kept is what it was, scaled up.
+    np.testing.assert_allclose(shaken[:, :-1][~dropped], 2 * calm[:, :-1][~dropped], rtol=1e-4)

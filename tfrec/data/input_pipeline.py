@@ -161,6 +161,7 @@ class RetrievalBatches:
         max_examples_per_user: examples that an epoch takes from one user, other ones each epoch; 0 takes all.
         seed: of the permutations and draws.
         max_positives: other positives of the user that are masked, those nearest in time.
+        user_exponent: an epoch takes n to this power, rounded, of the n examples of a user.
     """
 
     interactions: Interactions
@@ -170,6 +171,7 @@ class RetrievalBatches:
     max_examples_per_user: int
     seed: int
     max_positives: int = 256
+    user_exponent: float = 1.0
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
@@ -187,7 +189,8 @@ class RetrievalBatches:
 
     @cached_property
     def _examples_per_user(self) -> NDArray[np.int64]:
-        return np.minimum(self._targets_per_user, self.max_examples_per_user or len(self.targets))
+        wanted = np.rint(self._targets_per_user**self.user_exponent).astype(np.int64) * (self._targets_per_user > 0)
+        return np.minimum(wanted, self.max_examples_per_user or len(self.targets))
 
     @cached_property
     def warm_videos(self) -> NDArray[np.int32]:

@@ -74,6 +74,7 @@ class ServingModel:
         video_embeddings: float32 variable `[num_videos, D]`; that of the ranking model, so that it is stored once.
         is_cold: bool `[num_videos]`: nobody has watched it in training.
         ranking: predicts click, finish and like.
+        history_embeddings: the same for the videos of histories, as the query tower takes them; mostly the same variable.
         index: over `video_embeddings`.
         history_length: most recent events that the query tower takes.
         log_end: Unix seconds of the last event in the log, 0 where it has no times.
@@ -88,6 +89,7 @@ class ServingModel:
     video_ids: NDArray[np.object_]
     query_tower: tf.keras.layers.Layer
     video_embeddings: tf.Variable
+    history_embeddings: tf.Variable
     is_cold: NDArray[np.bool_]
     ranking: Ranker
     index: Index
@@ -250,8 +252,9 @@ class Recommender:
 
     def _embed(self, raw: RawRequest, filters: RawFilters | None = None) -> Embedded:
         request = self._parser.parse(raw, filters)
+        watched = tf.gather(tf.convert_to_tensor(self._model.history_embeddings), tf.maximum(request.query.history, 0))
         events = self._embeddings_of(request.query.history)
-        return Embedded(request, events, self._model.query_tower(request.query, events))
+        return Embedded(request, events, self._model.query_tower(request.query, watched))
 
     def _nearest(self, embedded: Embedded) -> Candidates:
         request = embedded.request

@@ -45,6 +45,15 @@ class Modality:
         total = np.einsum("ntd,nt->nd", self.values, present, dtype=np.float32, casting="unsafe")
         return total / np.maximum(self.lengths, 1)[:, None].astype(np.float32)
 
+    def directions(self) -> NDArray[np.float32]:
+        """float32 `[num_videos, dim]`: unit vectors from the mean of the catalogue, zeros where missing."""
+        pooled, present = self.pooled(), self.lengths > 0
+        if not present.any():
+            return pooled
+        centred = (pooled - pooled[present].mean(axis=0)) * present[:, None]
+        length = np.linalg.norm(centred, axis=1, keepdims=True)
+        return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+
 
 @dataclass(frozen=True)
 class ContentFeatures:

@@ -21,7 +21,7 @@ from scipy.linalg import lapack
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from tfrec.features.content import ContentFeatures, Modality
+from tfrec.features.content import ContentFeatures
 
 Scores = NDArray[np.float32]
 Settings = dict[str, Any]
@@ -345,7 +345,7 @@ class ContentEASE(EASE):
         assert content is not None
         gram = super()._gram(train, content)
         for modality in content.modalities.values():
-            directions = _directions(modality)
+            directions = modality.directions()
             gram += self._content_weight * (directions @ directions.T)
         return gram
 
@@ -385,7 +385,7 @@ class ContentKNN(Baseline):
         assert content is not None
         names = self._modalities or list(content.modalities)
         modalities = [content.modalities[name] for name in names]
-        self._directions = [_directions(modality) for modality in modalities]
+        self._directions = [modality.directions() for modality in modalities]
         self._present = np.sum([modality.lengths > 0 for modality in modalities], axis=0)
 
     def _scores(self, seen: sparse.csr_matrix, users: NDArray[np.integer[Any]]) -> Scores:
@@ -394,16 +394,6 @@ class ContentKNN(Baseline):
             watched = np.maximum(seen @ directions.any(axis=1), 1)[:, None]
             total += (seen @ directions / watched) @ directions.T
         return total / np.maximum(self._present, 1, dtype=np.float32)
-
-
-def _directions(modality: Modality) -> Scores:
-    """float32 `[num_videos, dim]`: unit vectors from the mean of the catalogue, zeros where missing."""
-    pooled, present = modality.pooled(), modality.lengths > 0
-    if not present.any():
-        return pooled
-    centred = (pooled - pooled[present].mean(axis=0)) * present[:, None]
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
 
 
 BASELINES: dict[str, type[Any]] = {

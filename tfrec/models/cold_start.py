@@ -62,6 +62,7 @@ class ColdStartModel(Model):
             retrieval
         )  # behind a function, so that its variables are not this model's
         self._targets = tf.constant(video_embeddings)
+        self._watched = tf.constant(retrieval.history_embeddings(video_embeddings))
         self._widths = {name: modality.dim for name, modality in content.modalities.items()}
         dim = video_embeddings.shape[1]
         self.dropout = Dropout(config.dropout)
@@ -123,7 +124,7 @@ class ColdStartModel(Model):
         deviation = tf.exp(0.5 * latent.log_variance)
         sample = latent.mean + deviation * self.noise.normal(tf.shape(deviation)) if training else latent.mean
         embeddings = base + self.correction(sample)
-        events = tf.gather(self._targets, tf.maximum(inputs["query"].history, 0))
+        events = tf.gather(self._watched, tf.maximum(inputs["query"].history, 0))
         queries = retrieval.query_tower(inputs["query"], events)
         interaction = retrieval.softmax_loss(queries, embeddings, candidates, targets, inputs)
         distance = tf.reduce_mean(tf.reduce_sum(tf.square(embeddings - tf.gather(self._targets, candidates)), axis=1))

@@ -72,6 +72,9 @@ class RankingModel(Model):
             retrieval
         )  # behind a function, so that its variables are not this model's
         self.video_embeddings = tf.Variable(video_embeddings, trainable=False)
+        watched = retrieval.history_embeddings(video_embeddings)
+        shared = watched is video_embeddings
+        self.history_embeddings = self.video_embeddings if shared else tf.Variable(watched, trainable=False)
         self.created_at = tf.constant(dataset.videos.created_at, tf.int64)
         self.warm = tf.constant(interactions.train_counts > 0)
         self.log_count = tf.constant(_standardised(np.log1p(interactions.train_counts)))
@@ -179,7 +182,7 @@ class RankingModel(Model):
     def _batch_logits(self, inputs: dict[str, Any], training: bool) -> tf.Tensor:
         query: Query = inputs["query"]
         events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
-        query_embeddings = self._retrieval().query_tower(query, events)
+        query_embeddings = self._retrieval().embed_queries(query, self.history_embeddings)
         return self.logits(query, query_embeddings, events, inputs["candidates"], training=training)
 
     def probabilities(
@@ -214,7 +217,7 @@ class RankingModel(Model):
     def _predict_batch(self, inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         query: Query = inputs["query"]
         events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
-        query_embeddings = self._retrieval().query_tower(query, events)
+        query_embeddings = self._retrieval().embed_queries(query, self.history_embeddings)
         videos = tf.gather(self.video_embeddings, inputs["candidates"])
         scores = tf.einsum("bd,bcd->bc", query_embeddings, videos)
         logits = self.logits(query, query_embeddings, events, inputs["candidates"])

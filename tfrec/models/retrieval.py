@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,12 @@ from tfrec.data.input_pipeline import Query, RetrievalBatches
 from tfrec.data.schema import Dataset
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.gbce import generalised_bce
+from tfrec.layers.pairwise import bayesian_personalised_ranking
 from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
 from tfrec.models.base import Model
 from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
+from tfrec.towers.graph import build_graph
 from tfrec.towers.query import make_query_tower
 
 
@@ -36,14 +40,21 @@ class RetrievalModel(Model):
         super().__init__()
         self.config = config
         self.num_videos = len(dataset.videos)
-        self.candidate_tower = CandidateTower(
+        graph = None
+        if config.candidate.graph != "none":
+            graph = build_graph(config.candidate, dataset.interactions, content)
+        make_tower = partial(
+            CandidateTower,
             config.candidate,
             config.embedding_dim,
             self.num_videos,
             content,
             dataset.videos.columns,
             config.dropout,
+            graph,
         )
+        self.candidate_tower = make_tower()
+        self.history_tower = make_tower() if config.candidate.separate_history else self.candidate_tower
         self.appeal = Appeal(dataset.interactions, dataset.videos.created_at, config.trends)
         self.query_tower = make_query_tower(
             config.query,
@@ -52,6 +63,7 @@ class RetrievalModel(Model):
             dataset.users.columns,
             dataset.interactions.has_time,
             config.dropout,
+            config.ensemble_size,
         )
         self.num_warm = len(batches.warm_videos)
         self.samples_negatives = batches.samples_catalogue
@@ -62,14 +74,23 @@ class RetrievalModel(Model):
         """Mean loss of the targets of one batch of `RetrievalBatches`, with weight penalty and alignment."""
         query: Query = inputs["query"]
         candidates, targets = batch_candidates(inputs)
-        # Videos of the histories are embedded in the same pass, each once.
-        videos, places = tf.unique(tf.concat([candidates, tf.reshape(query.history, [-1])], axis=0))
+        embeddings, events = self._embed_batch(candidates, query.history, training)
+        queries = self.query_tower(query, events, training=training)
+        loss = self.softmax_loss(queries, embeddings, candidates, targets, inputs)
+        return loss + self._weight_penalty() + self._alignment(inputs["video"], training)
+
+    def _embed_batch(self, candidates: tf.Tensor, history: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Embeddings of int32 `[C]` candidates and of the videos in `[B, T]` histories, each embedded once."""
+        if self.history_tower is not self.candidate_tower:
+            videos, places = tf.unique(tf.reshape(history, [-1]))
+            watched = self.history_tower(tf.maximum(videos, 0), training=training)
+            embeddings = self.candidate_tower(candidates, training=training)
+            return embeddings, tf.gather(watched, tf.reshape(places, tf.shape(history)))
+        videos, places = tf.unique(tf.concat([candidates, tf.reshape(history, [-1])], axis=0))
         embeddings = self.candidate_tower(tf.maximum(videos, 0), training=training)
         num_candidates = tf.size(candidates)
-        events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(query.history)))
-        queries = self.query_tower(query, events, training=training)
-        loss = self.softmax_loss(queries, embeddings[:num_candidates], candidates, targets, inputs)
-        return loss + self._weight_penalty() + self._alignment(inputs["video"], training)
+        events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(history)))
+        return embeddings[:num_candidates], events
 
     def softmax_loss(
         self,
@@ -79,7 +100,7 @@ class RetrievalModel(Model):
         targets: tf.Tensor,
         inputs: dict[str, Any],
     ) -> tf.Tensor:
-        """Mean loss of the targets among the candidates, corrected and masked.
+        """Mean loss of the targets among the candidates, corrected and masked; with an ensemble, the mean over it.
 
         Args:
             queries: float32 `[B, D]`.
@@ -88,8 +109,8 @@ class RetrievalModel(Model):
             targets: int32 `[B]`, places in `candidates`.
             inputs: the batch: the times of the queries, and what each user watched besides.
         """
-        logits = tf.matmul(queries, embeddings, transpose_b=True) + self.appeal(inputs["query"].timestamp, candidates)
-        logits /= self.config.temperature
+        appeal = self.appeal(inputs["query"].timestamp, candidates)
+        logits = (self._member_scores(queries, embeddings) + appeal) / self.config.temperature
         if self.frequency is not None:
             logits -= inclusion_log_probability(
                 tf.gather(self.frequency, candidates),
@@ -97,8 +118,12 @@ class RetrievalModel(Model):
                 self.config.num_uniform_negatives,
                 self.num_warm,
             )
-        logits = mask_positives(logits, candidates, inputs["positives"], targets, self.num_videos)
-        return self.mean_loss(logits, targets, tf.size(candidates))
+        losses = []
+        for member in tf.unstack(logits):
+            if self.config.mask_positives:
+                member = mask_positives(member, candidates, inputs["positives"], targets, self.num_videos)
+            losses.append(self.mean_loss(member, targets, tf.size(candidates)))
+        return tf.add_n(losses) / len(losses)
 
     def mean_loss(self, logits: tf.Tensor, targets: tf.Tensor, num_candidates: tf.Tensor) -> tf.Tensor:
         """The configured loss of the targets, int32 `[B]` places, among float32 `[B, C]` logits.
@@ -110,8 +135,18 @@ class RetrievalModel(Model):
         """
         if self.config.loss == "softmax":
             return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+        if self.config.loss == "bpr":
+            return tf.reduce_mean(bayesian_personalised_ranking(targets, logits))
         rate = tf.cast(num_candidates - 1, tf.float32) / max(self.num_warm - 1, 1)
         return tf.reduce_mean(generalised_bce(logits, targets, tf.minimum(rate, 1.0), self.config.gbce_calibration))
+
+    def _member_scores(self, queries: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
+        """float32 `[ensemble_size, B, C]`: what each part of the embedding alone makes of a score; their mean is the score."""
+        size = self.config.ensemble_size
+        if size == 1:
+            return tf.matmul(queries, embeddings, transpose_b=True)[None]
+        asked, offered = (tf.stack(tf.split(table[:, :-1], size, axis=1)) for table in (queries, embeddings))
+        return size * tf.matmul(asked, offered, transpose_b=True) + embeddings[:, -1]
 
     def _alignment(self, videos: tf.Tensor, training: bool) -> tf.Tensor | float:
         """The weighted alignment loss of the modalities of the batch's targets, 0 without it."""
@@ -123,14 +158,29 @@ class RetrievalModel(Model):
     def _weight_penalty(self) -> tf.Tensor | float:
         if not self.config.weight_decay:
             return 0.0  # a penalty of weight 0 would still give every table a dense gradient
-        tables = (self.candidate_tower.ids, self.query_tower.ids)
-        norm = tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables if table is not None])
+        tables = {id(tower.ids): tower.ids for tower in (self.candidate_tower, self.history_tower, self.query_tower)}
+        norm = tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables.values() if table is not None])
         return self.config.weight_decay * norm
 
     def embed_catalogue(self, batch_size: int = 4096) -> NDArray[np.float32]:
         """The embedding of every video but for what changes with time: float32 `[num_videos, embedding_dim]`."""
+        return self._embed_all(self._embed_candidates, batch_size)
+
+    def history_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings of the catalogue for `embed_queries`: those given, unless histories have a tower of their own.
+
+        Args:
+            embeddings: float32 `[num_videos, embedding_dim]` of the candidates.
+        """
+        if self.history_tower is self.candidate_tower:
+            return embeddings
+        return self._embed_all(self._embed_watched)
+
+    def _embed_all(self, embed: Callable[[tf.Tensor], tf.Tensor], batch_size: int = 4096) -> NDArray[np.float32]:
+        if self.config.candidate.graph != "none":
+            batch_size = self.num_videos  # a graph embeds all at once anyway
         rows = tf.data.Dataset.range(self.num_videos).batch(batch_size)
-        return np.concatenate([self._embed_videos(tf.cast(batch, tf.int32)) for batch in rows])
+        return np.concatenate([embed(tf.cast(batch, tf.int32)) for batch in rows])
 
     def publish(self, embeddings: NDArray[np.float32], now: int) -> NDArray[np.float32]:
         """Candidate embeddings for an index: those of `embed_catalogue` with their appeal at a time.
@@ -147,18 +197,22 @@ class RetrievalModel(Model):
         return published
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def _embed_videos(self, videos: tf.Tensor) -> tf.Tensor:
+    def _embed_candidates(self, videos: tf.Tensor) -> tf.Tensor:
         return self.candidate_tower(videos)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def embed_queries(self, query: Query, video_embeddings: tf.Tensor) -> tf.Tensor:
+    def _embed_watched(self, videos: tf.Tensor) -> tf.Tensor:
+        return self.history_tower(videos)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def embed_queries(self, query: Query, history_embeddings: tf.Tensor) -> tf.Tensor:
         """float32 `[B, embedding_dim]`.
 
         Args:
             query: the requests.
-            video_embeddings: float32 `[num_videos, embedding_dim]` of the catalogue, for the histories.
+            history_embeddings: float32 `[num_videos, embedding_dim]`, see the method of that name.
         """
-        events = tf.gather(video_embeddings, tf.maximum(query.history, 0))
+        events = tf.gather(history_embeddings, tf.maximum(query.history, 0))
         return self.query_tower(query, events)
 
 

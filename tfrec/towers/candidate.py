@@ -11,6 +11,7 @@ from tfrec.data.schema import FeatureColumns
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import RandomMask
+from tfrec.layers.graph import GraphSmoothing, VideoGraph
 from tfrec.towers.fusion import ContentTower
 
 
@@ -33,6 +34,7 @@ class CandidateTower(tf.keras.layers.Layer):
         content: its content features.
         columns: its side columns.
         dropout: inside the content towers.
+        graph: where `config.graph` wants one.
     """
 
     def __init__(
@@ -43,14 +45,19 @@ class CandidateTower(tf.keras.layers.Layer):
         content: ContentFeatures,
         columns: FeatureColumns,
         dropout: float,
+        graph: VideoGraph | None = None,
     ) -> None:
         super().__init__()
         self.ids = tf.keras.layers.Embedding(num_videos, embedding_dim - 1, embeddings_initializer=_near_zero())
+        self.smoothing = None
+        if graph is not None:
+            self.smoothing = GraphSmoothing(graph, config.graph_layers, config.graph_content_weight)
+            self.ids.build(None)  # its whole table is read, not looked up in
         self.appeal = tf.keras.layers.Embedding(num_videos, 1, embeddings_initializer="zeros")
         self.show_id = RandomMask(config.id_dropout)
         self.content = None
         if config.use_content and content:
-            self.content = ContentTower(content, config, dropout)
+            self.content = ContentTower(content, config, dropout, graph if config.graph == "mmgcn" else None)
             self.from_content = tf.keras.layers.Dense(embedding_dim, kernel_initializer=_near_zero())
         self.columns = ColumnEmbedding(columns) if config.use_content and columns.names else None
         self.from_columns = tf.keras.layers.Dense(embedding_dim, use_bias=False, kernel_initializer=_near_zero())
@@ -58,14 +65,18 @@ class CandidateTower(tf.keras.layers.Layer):
     def call(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From int32 `[B]` row numbers to float32 `[B, embedding_dim]`."""
         shown = self.show_id(tf.stack([tf.size(videos), 1]), training=training)
-        by_id = tf.concat([self.ids(videos), self.appeal(videos)], axis=1)
+        by_id = tf.concat([self._tastes(videos), self.appeal(videos)], axis=1)
         return by_id * shown + self.embed_content(videos, training=training)
+
+    def _tastes(self, videos: tf.Tensor) -> tf.Tensor:
+        if self.smoothing is None:
+            return self.ids(videos)
+        return tf.gather(self.smoothing(self.ids.embeddings), videos)
 
     def embed_content(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The part of the embedding that does not come from the id: float32 `[B, embedding_dim]`, 0 without content."""
-        if self.content is None:
-            return self.embed_features({}, {}, videos, training=training)
-        return self.embed_features(*self.content.features(videos), videos, training=training)
+        content = None if self.content is None else self.content(videos, training=training)
+        return self._without_id(content, videos)
 
     def embed_features(
         self,
@@ -82,9 +93,13 @@ class CandidateTower(tf.keras.layers.Layer):
             rows: int32 `[B]` whose side columns count, -1 for none; None if none of them has any.
             training: whether dropout is on.
         """
+        content = None if self.content is None else self.content.embed(values, lengths, training=training)
+        return self._without_id(content, rows)
+
+    def _without_id(self, content: tf.Tensor | None, rows: tf.Tensor | None) -> tf.Tensor:
         total = tf.zeros([1 if rows is None else tf.size(rows), self.ids.output_dim + 1])
-        if self.content is not None:
-            total += self.from_content(self.content.embed(values, lengths, training=training))
+        if content is not None:
+            total += self.from_content(content)
         if self.columns is not None:
             total += self.from_columns(self.columns.missing() if rows is None else self.columns(rows))
         return total

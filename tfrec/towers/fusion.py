@@ -11,6 +11,7 @@ from tfrec.features.content import ContentFeatures
 from tfrec.layers.alignment import alignment_loss
 from tfrec.layers.dropout import RandomMask
 from tfrec.layers.fusion import Output, make_fusion
+from tfrec.layers.graph import GraphConvolution, VideoGraph
 from tfrec.towers.modality import make_tower
 
 
@@ -21,9 +22,12 @@ class ContentTower(tf.keras.layers.Layer):
         content: features of the whole catalogue, kept as constants.
         config: width, fusion and modality dropout.
         dropout: in training, inside the modalities' towers.
+        graph: that each modality is propagated over, if any; videos that are in no catalogue yet have no neighbours.
     """
 
-    def __init__(self, content: ContentFeatures, config: CandidateConfig, dropout: float) -> None:
+    def __init__(
+        self, content: ContentFeatures, config: CandidateConfig, dropout: float, graph: VideoGraph | None = None
+    ) -> None:
         super().__init__()
         units = config.adapter_units
         self.names = tuple(content.modalities)
@@ -32,12 +36,17 @@ class ContentTower(tf.keras.layers.Layer):
         self.towers = {
             name: make_tower(name, modality, config, dropout) for name, modality in content.modalities.items()
         }
+        self.convolutions: dict[str, GraphConvolution] = {}
+        if graph is not None:
+            self.convolutions = {name: GraphConvolution(graph, config.graph_layers, units) for name in self.names}
         self.fusion = make_fusion(config.fusion, self.names, units)
         self.hide = RandomMask(config.modality_dropout)
 
     def call(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From int32 `[B]` row numbers to `[B, units]`, zeros for a video without any modality."""
-        return self.embed(*self.features(videos), training=training)
+        if not self.convolutions:
+            return self.embed(*self.features(videos), training=training)
+        return self.fusion.fuse(self._propagated(videos, training))
 
     def features(self, videos: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """Values and lengths by modality, as `embed` takes them, of int32 `[B]` row numbers."""
@@ -68,3 +77,10 @@ class ContentTower(tf.keras.layers.Layer):
             output = self.towers[name](values[name], lengths[name], training=training)
             present = tf.cast(lengths[name] > 0, tf.float32)[:, None]
             yield output, present * self.hide(tf.shape(present), training=training)
+
+    def _propagated(self, videos: tf.Tensor, training: bool) -> Iterator[Output]:
+        """Outputs of the whole catalogue, after their way through the graph, of which those of `videos` are kept."""
+        catalogue = tf.range(len(self.lengths[self.names[0]]))
+        outputs = self._outputs(*self.features(catalogue), training)
+        for name, (output, present) in zip(self.names, outputs, strict=True):
+            yield tf.gather(self.convolutions[name](output * present), videos), tf.gather(present, videos)

@@ -16,7 +16,13 @@ from tfrec.towers.sequence import SequenceTower
 
 
 def make_query_tower(
-    config: QueryConfig, embedding_dim: int, num_users: int, columns: FeatureColumns, ordered: bool, dropout: float
+    config: QueryConfig,
+    embedding_dim: int,
+    num_users: int,
+    columns: FeatureColumns,
+    ordered: bool,
+    dropout: float,
+    ensemble_size: int = 1,
 ) -> QueryTower | SequenceTower:
     """The tower for an encoder: one that reads events in order, or one that pools them; arguments as `QueryTower`.
 
@@ -24,7 +30,7 @@ def make_query_tower(
     """
     if ordered and config.encoder in SEQUENCE_ENCODERS:
         return SequenceTower(config, embedding_dim, num_users, columns, dropout)
-    return QueryTower(config, embedding_dim, num_users, columns, ordered, dropout)
+    return QueryTower(config, embedding_dim, num_users, columns, ordered, dropout, ensemble_size)
 
 
 class HistoryEncoder(tf.keras.layers.Layer):
@@ -64,6 +70,7 @@ class QueryTower(tf.keras.layers.Layer):
         columns: side columns of the users.
         ordered: whether events have times.
         dropout: on the joined parts.
+        ensemble_size: the score is the mean over so many parts of the embedding (see `RetrievalConfig`), not their sum.
     """
 
     def __init__(
@@ -74,18 +81,24 @@ class QueryTower(tf.keras.layers.Layer):
         columns: FeatureColumns,
         ordered: bool,
         dropout: float,
+        ensemble_size: int = 1,
     ) -> None:
         super().__init__()
+        self.ensemble_size = ensemble_size
         self.ids = None
         if config.user_ids:
             self.ids = tf.keras.layers.Embedding(num_users + 1, embedding_dim, embeddings_initializer="zeros")
             self.show_id = RandomMask(config.user_id_dropout)
-        self.columns = ColumnEmbedding(columns) if columns.names else None
+        self.columns = ColumnEmbedding(columns) if columns.names and config.network else None
         self.kinds = tf.keras.layers.Embedding(1 << len(LABELS), embedding_dim) if config.event_kinds else None
         self.history = HistoryEncoder(config, embedding_dim, ordered)
-        self.dropout = Dropout(dropout)
-        self.hidden = tf.keras.layers.Dense(4 * embedding_dim, activation="gelu")
-        self.out = tf.keras.layers.Dense(embedding_dim - 1, kernel_initializer="zeros")
+        self.dropout, self.last_dropout = Dropout(dropout), Dropout(config.dropout)
+        self.everybody = None
+        if config.network:
+            self.hidden = tf.keras.layers.Dense(4 * embedding_dim, activation="gelu")
+            self.out = tf.keras.layers.Dense(embedding_dim - 1, kernel_initializer="zeros")
+        else:
+            self.everybody = self.add_weight("everybody", (embedding_dim - 1,), initializer="zeros")
 
     def call(self, query: Query, events: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds `B` requests.
@@ -112,6 +125,13 @@ class QueryTower(tf.keras.layers.Layer):
             parts, personal = [*parts, user], personal + user
         if self.columns is not None:
             parts.append(self.columns(query.user))
-        joined = self.hidden(self.dropout(tf.concat(parts, axis=1), training=training))
-        personal = personal[:, :-1] + self.out(self.dropout(joined, training=training))
+        personal = personal[:, :-1] + self._refinement(tf.concat(parts, axis=1), training)
+        personal = self.last_dropout(personal, training=training) / self.ensemble_size
         return tf.concat([personal, tf.ones_like(personal[:, :1])], axis=1)
+
+    def _refinement(self, parts: tf.Tensor, training: bool) -> tf.Tensor:
+        """What the network makes of all parts; without it, a constant: the taste of somebody without a history."""
+        if self.everybody is not None:
+            return self.everybody
+        joined = self.hidden(self.dropout(parts, training=training))
+        return self.out(self.dropout(joined, training=training))

@@ -1,0 +1,76 @@
+"""What each part of the TikTok configuration is worth: retrieval trained with one part changed at a time.
+
+    python benchmarks/retrieval_ablation.py --data ../shared/data/tiktok [--seeds 3] [--only NAME ...] [--option=value ...]
+
+Prints recall@20 and NDCG@20 of the validation part, after the last epoch (so that no epoch is chosen by what it is measured
+on), as mean and sample deviation over the seeds. Further options are those of `python -m tfrec.train`, for every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from tfrec.train import open_stages, parse_arguments
+
+CONFIG = Path(__file__).parents[1] / "pipelines" / "configs" / "tiktok.yaml"
+
+CANDIDATE, QUERY = "--retrieval.candidate", "--retrieval.query"
+
+VARIANTS = {
+    "as shipped": [],
+    "no content edges": [f"{CANDIDATE}.graph_neighbours=0"],
+    "one hop": [f"{CANDIDATE}.graph_layers=1"],
+    "three hops": [f"{CANDIDATE}.graph_layers=3"],
+    "no graph": [f"{CANDIDATE}.graph=none"],
+    "mmgcn": [f"{CANDIDATE}.graph=mmgcn", f"{CANDIDATE}.use_content=true"],
+    "content without mmgcn": [f"{CANDIDATE}.use_content=true"],
+    "one table": [f"{CANDIDATE}.separate_history=false"],
+    "no ensemble": ["--retrieval.ensemble_size=1", "--retrieval.embedding_dim=65"],
+    "query network": [f"{QUERY}.network=true"],
+    "no query dropout": [f"{QUERY}.dropout=0"],
+    "attention over the history": [f"{QUERY}.encoder=attention"],
+    "every training row": ["--retrieval.user_exponent=1", "--retrieval.epochs=3"],
+    "user ids": [f"{QUERY}.user_ids=true"],
+    "positives not masked": ["--retrieval.mask_positives=false"],
+    "bpr": ["--retrieval.loss=bpr"],
+    "512 sampled negatives": ["--retrieval.num_uniform_negatives=512"],
+}
+"""Options that differ, by what is printed."""
+
+
+def run(options: list[str], seed: int) -> tuple[float, float, float]:
+    """Recall@20 and NDCG@20 after the last epoch, and seconds of training."""
+    with tempfile.TemporaryDirectory() as folder:
+        stages = open_stages(parse_arguments([f"--config={CONFIG}", f"--output={folder}", f"--seed={seed}", *options]))
+        stages.train_retrieval()
+        records = stages.curves()["retrieval"]
+    return records[-1]["recall@20"], records[-1]["ndcg@20"], sum(record["seconds"] for record in records)
+
+
+def main() -> None:
+    """Prints a row per variant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    arguments, options = parser.parse_known_args()
+    rows = []
+    for name in arguments.only:
+        runs = [
+            run([f"--data={arguments.data}", *VARIANTS[name], *options], seed) for seed in range(1, arguments.seeds + 1)
+        ]
+        recall, ndcg, seconds = zip(*runs, strict=True)
+        cells = [
+            f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.4f}"
+            for values in (recall, ndcg)
+        ]
+        rows.append(f"| {name} | {cells[0]} | {cells[1]} | {statistics.mean(seconds):.0f} |")
+        print(rows[-1], flush=True)
+    print("\n| Part | R@20 | NDCG@20 | seconds |\n|---|---|---|---|", *rows, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
