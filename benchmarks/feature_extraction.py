@@ -6,7 +6,7 @@ Four ways take turns, `--rounds` times over the same videos with the same pretra
 
 - decoding alone: the project's worker processes, one per core, results thrown away
 - encoders alone: texts, frames and sound that lie decoded in memory, TensorFlow on all cores
-- pipeline: `extract_features` into an empty cache, from hashing the files to the last write
+- pipeline: `extract_features` into an empty cache, from hashing the files to the last write, with the modules loaded already
 - plain loop: one video at a time: every frame through OpenCV, eight of them kept, the sound read by a second pass, each encoder
   called for that video alone
 
@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -151,13 +152,13 @@ def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
 
 def compare(videos: Catalog, config: FeaturesConfig, rounds: int, scratch: Path) -> None:
     encoders = Encoders(config)
-    sources, texts = list(videos.media.values()), sorted({*videos.texts})
+    sources, texts = list(videos.media.values()), [videos.texts[row] for row in videos.media]
     decoded = list(decode(sources, config))
     encoders.encode(texts[:64], decoded[:_VIDEOS_PER_BATCH])
     ways: dict[str, Callable[[], object]] = {
         "decoding alone": lambda: sum(1 for _ in decode(sources, config)),
         "encoders alone": lambda: encoders.encode(texts, decoded),
-        "pipeline": lambda: extract(videos, config, scratch),
+        "pipeline": lambda: extract(videos, encoders, config, scratch),
         "plain loop": lambda: plain_loop(videos, encoders, config),
     }
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -183,18 +184,22 @@ def show(figures: dict[str, list[tuple[float, float]]], num_videos: int) -> None
         )
 
 
-def extract(videos: Catalog, config: FeaturesConfig, scratch: Path) -> None:
+def extract(videos: Catalog, encoders: Encoders, config: FeaturesConfig, scratch: Path) -> None:
     cache = Path(tempfile.mkdtemp(dir=scratch))
-    extract_features(videos, config, cache)
+    with (
+        patch("tfrec.features.extract.text_encoder", lambda *_: encoders.text),
+        patch("tfrec.features.media.image_encoder", lambda *_: encoders.image),
+    ):
+        extract_features(videos, config, cache)
     shutil.rmtree(cache)
 
 
-def copied_dataset(data: Path, folder: Path, copies: int) -> Path:
-    """A dataset folder with every video `copies` times, no two with the same bytes."""
+def copied_dataset(clips: list[Path], folder: Path, copies: int) -> Path:
+    """A dataset folder with every clip `copies` times, no two with the same bytes."""
     (folder / "videos").mkdir(parents=True)
     lines = ["video_id,title"]
     for copy in range(copies):
-        for path in sorted((data / "videos").iterdir()):
+        for path in clips:
             # An atom called "free" may end an MP4.
             tail = (12).to_bytes(4, "big") + b"free" + copy.to_bytes(4, "big")
             (folder / "videos" / f"{copy}-{path.name}").write_bytes(path.read_bytes() + tail)
@@ -204,10 +209,10 @@ def copied_dataset(data: Path, folder: Path, copies: int) -> Path:
     return folder
 
 
-def show_memory(data: Path, config: FeaturesConfig, copies: int, scratch: Path) -> None:
+def show_memory(clips: list[Path], config: FeaturesConfig, copies: int, scratch: Path) -> None:
     script = Path(__file__).parents[1] / "pipelines" / "extract_features.py"
     for count in (1, copies):
-        folder = copied_dataset(data, scratch / f"copies-{count}", count)
+        folder = copied_dataset(clips, scratch / f"copies-{count}", count)
         options = [
             f"--features.text.preprocessor={config.text.preprocessor}",
             f"--features.text.encoder={config.text.encoder}",
@@ -233,18 +238,19 @@ def main() -> None:
     parser.add_argument("--hub", type=Path, default=Path("../shared/hub"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=10)
-    parser.add_argument("--videos", type=int, default=0, help="compare on this many videos only")
+    parser.add_argument("--videos", type=int, default=0, help="only about so many of the videos")
     options = parser.parse_args()
     config = configuration(options.hub)
     videos = load_dataset(DataConfig(folder=options.data)).videos
     if options.videos:
         rows = sorted(videos.media)[:: max(1, len(videos.media) // options.videos)]
-        videos = dataclasses.replace(videos, media={row: videos.media[row] for row in rows})
+        texts = np.where(np.isin(np.arange(len(videos)), rows), videos.texts, "")
+        videos = dataclasses.replace(videos, media={row: videos.media[row] for row in rows}, texts=texts)
     with tempfile.TemporaryDirectory() as scratch:
         if options.rounds:
             compare(videos, config, options.rounds, Path(scratch))
         if options.copies:
-            show_memory(options.data, config, options.copies, Path(scratch))
+            show_memory([main_path(source) for source in videos.media.values()], config, options.copies, Path(scratch))
 
 
 if __name__ == "__main__":

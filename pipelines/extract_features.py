@@ -50,7 +50,9 @@ def extract(data: Path, output: Path, features: FeaturesConfig = _DEFAULTS, max_
         encoded = f"{content.encoded.get(name, 0):,}"
         table.add_row(name, present, str(list(modality.values.shape[1:])), encoded, content.encoders[name])
     console.print(table)
-    console.print(f"{time.monotonic() - start:.1f} s; cache: {output}")
+    seconds = time.monotonic() - start
+    media = max(content.encoded.get(name, 0) for name in ("video", "audio"))
+    console.print(f"{seconds:.1f} s, {media / seconds:,.1f} videos/s; cache: {output}")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def _truncated(folder: Path) -> dict[str, Fate]:
         (folder / f"cut{tenth}.mp4").write_bytes(whole[: len(whole) * tenth // 10])
         fates.setdefault(f"cut{tenth}.mp4", Fate("truncated"))
     matroska = (folder / "whole.mkv").read_bytes()
-    (folder / "cut.mkv").write_bytes(matroska[: len(matroska) * 9 // 10])
+    (folder / "cut.mkv").write_bytes(matroska[: len(matroska) * 6 // 10])
     return fates | {"cut.mkv": Fate("truncated|no picture can be decoded")}
 
 
