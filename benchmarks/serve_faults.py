@@ -100,7 +100,9 @@ def _measure(server: ServerProcess, folder: Path, clients: int) -> None:
     with Asking(server.grpc, clients) as asking:
         version = add_corrupt_version(folder)
         error = wait_for_error(server, version)
-    console.print(f"corrupt version {version}: reported as END ({error[:100]}…); meanwhile {dict(asking.outcomes)}")
+    console.print(
+        f"corrupt version {version}: reported as END ({' '.join(error.split())[:80]}…); meanwhile {dict(asking.outcomes)}"
+    )
     shutil.rmtree(folder / str(version))
     code = server.signal(signal.SIGKILL)
     again = server.start()

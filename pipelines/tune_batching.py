@@ -4,10 +4,10 @@
     python pipelines/tune_batching.py --models runs/demo/models --server grpc://HOST:8500    a server without batching
 
 Two things are measured. For each batch size, the time of one call: `max_batch_size` is the largest size that still adds at least
-5 % of throughput and stays within `--latency` milliseconds. For each number of threads, the throughput of such calls made at
-once: `num_batch_threads` is the smallest number within 5 % of the best. `batch_timeout_micros`, how long a request waits for
-company, follows: a tenth of what one call of one request takes, since waiting longer costs more than joining saves where traffic
-is thin, and where it is dense, batches fill while the threads are busy.
+5 % of throughput and stays within `--latency` milliseconds. For each number of threads, the throughput of such calls at once:
+`num_batch_threads` is the smallest number within 5 % of the best. `batch_timeout_micros`, how long a request waits for company,
+follows: a tenth of what one call of one request takes, 2 ms at most. Waiting longer costs more than joining saves where traffic
+is thin; where it is dense, batches fill while the threads are busy.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 THREADS = (1, 2, 4, 8)
 WORTHWHILE = 1.05
 _HISTORY = 16
+_LONGEST_MICROS = 2000
 Ask = Callable[[int], object]
 """Sends a batch of that many requests and waits for the answer."""
 
@@ -70,13 +71,21 @@ def choose(timings: Sequence[Timing], throughput: dict[int, float], latency_ms: 
         timings: by ascending size, the first being 1.
         throughput: requests a second by number of threads.
         latency_ms: limit of one call.
+
+    Raises:
+        TfrecError: If one request alone takes longer.
     """
     best = timings[0]
+    if best.milliseconds > latency_ms:
+        raise TfrecError(
+            f"One request alone takes {best.milliseconds:.1f} ms, over --latency {latency_ms:g}. Allow more, or measure on a "
+            "machine that does nothing else."
+        )
     for timing in timings[1:]:
         if timing.milliseconds <= latency_ms and timing.per_second >= WORTHWHILE * best.per_second:
             best = timing
     threads = min(count for count, rate in throughput.items() if rate * WORTHWHILE >= max(throughput.values()))
-    return Choice(best.size, max(0, round(timings[0].milliseconds * 1000 / 10)), threads)
+    return Choice(best.size, min(round(timings[0].milliseconds * 1000 / 10), _LONGEST_MICROS), threads)
 
 
 def time_sizes(ask: Ask, sizes: Sequence[int], seconds: float) -> list[Timing]:

@@ -34,15 +34,17 @@ def test_the_largest_size_that_pays_within_the_limit(tuning: ModuleType) -> None
     measured = timings(tuning, 2.0, 2.5, 4.0, 7.9)
     assert tuning.choose(measured, {1: 100.0}, 50).max_batch_size == 4
     assert tuning.choose(measured, {1: 100.0}, 3).max_batch_size == 2
-    assert tuning.choose(measured, {1: 100.0}, 0.1).max_batch_size == 1
+    with pytest.raises(TfrecError, match=r"One request alone takes 2\.0 ms, over --latency 0\.1"):
+        tuning.choose(measured, {1: 100.0}, 0.1)
 
 
 def test_the_fewest_threads_near_the_best(tuning: ModuleType) -> None:
     assert tuning.choose(timings(tuning, 2.0), {1: 500, 2: 960, 4: 1000, 8: 990}, 50).num_batch_threads == 2
 
 
-def test_the_wait_is_a_tenth_of_a_call(tuning: ModuleType) -> None:
+def test_the_wait_is_a_tenth_of_a_call_and_never_long(tuning: ModuleType) -> None:
     assert tuning.choose(timings(tuning, 2.0), {1: 1}, 50).batch_timeout_micros == 200
+    assert tuning.choose(timings(tuning, 40.0), {1: 1}, 50).batch_timeout_micros == 2000
 
 
 def test_measured_times_are_medians_of_calls(tuning: ModuleType) -> None:
