@@ -108,7 +108,7 @@ def make_serving_model(dataset: Dataset, retrieval: RetrievalModel) -> ServingMo
         history_length=6,
         log_end=int(dataset.interactions.timestamp.max()),
         temperature=0.5,
-        config=ExportConfig(max_k=10, num_candidates=20, retrieval_exponent=0.5),
+        config=ExportConfig(max_k=10, num_candidates=20, retrieval_exponent=0.5, max_similarity=1.0),
     )
 
 

@@ -562,6 +562,8 @@ class ExportConfig:
         min_safety: videos whose `safety` is less are not shown, unless a request asks for another threshold.
         retrieval_exponent: the final score is the weighted sum of the probabilities (worth showing) times the retrieval
             softmax (likely to be watched next) to this power; 0 leaves retrieval out.
+        diversity: share of a slot that is given for being unlike the rest of the slate, from 0 (score alone) to 1.
+        max_similarity: two videos whose contents have a larger cosine are never in one slate; 1 allows duplicates.
         keep_versions: published versions kept.
         warmup_requests: recorded requests that warm a loaded version up.
     """
@@ -575,11 +577,15 @@ class ExportConfig:
     freshness_half_life_days: float = 7.0
     min_safety: float = 0.0
     retrieval_exponent: float = 1.0
+    diversity: float = 0.0
+    max_similarity: float = 0.95
     keep_versions: int = 3
     warmup_requests: int = 11
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_k", "num_candidates", "freshness_half_life_days", "keep_versions")
+        _require(0 <= self.diversity <= 1, "diversity", self.diversity, "between 0 and 1")
+        _require(0 < self.max_similarity <= 1, "max_similarity", self.max_similarity, "above 0 and at most 1")
         _require(0 <= self.min_safety <= 1, "min_safety", self.min_safety, "between 0 and 1")
         weights = (self.click_weight, self.finish_weight, self.like_weight)
         _require(max(weights) > 0, "click_weight, finish_weight, like_weight", weights, "above 0, one of them at least")

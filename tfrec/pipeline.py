@@ -39,6 +39,7 @@ from tfrec.export.video_encoder import Encoders, VideoEncoder
 from tfrec.export.warmup import recommender_calls, write_warmup
 from tfrec.features.content import ContentFeatures
 from tfrec.features.modules import text_encoder
+from tfrec.features.similarity import content_directions
 from tfrec.index.base import Index
 from tfrec.index.tune import build_index
 from tfrec.models.cold_start import ColdStartModel
@@ -277,6 +278,7 @@ class Stages:
                 config=self.config.export,
                 text_search=self._text_search(),
                 safety=self.dataset.videos.safety,
+                content_directions=content_directions(self.content) if self.content else None,
                 created_at=self.dataset.videos.created_at if self.dataset.videos.created_at.any() else None,
             )
         )

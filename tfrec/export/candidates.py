@@ -67,7 +67,7 @@ class Retriever:
         Args:
             queries: float32 `[B, D]`.
             filters: of the requests.
-            k: int32 `[B]`: as many allowed videos are found for certain, if there are as many.
+            k: int32 `[B]` slots: twice as many allowed videos are found for certain, if there are as many.
             allow: lists, where requests can have them.
         """
         exact = isinstance(self._index, ExactIndex)
@@ -80,7 +80,9 @@ class Retriever:
         found = self._index.search(queries, self._num_searched(filters))
         excluded = filters.forbid(found.rows) | self._safety.hides(found.rows, filters)
         nearest = best(found.rows, tf.where(excluded, -np.inf, found.scores), self._num_candidates)
-        enough = tf.minimum(tf.maximum(k, self._num_candidates // 2), self._safety.num_allowed(filters))
+        # Twice the slots, since some candidates are nearly the same as others.
+        enough = tf.clip_by_value(2 * k, self._num_candidates // 2, self._num_candidates)
+        enough = tf.minimum(enough, self._safety.num_allowed(filters))
         too_few = tf.reduce_sum(tf.cast(nearest.rows >= 0, tf.int32), axis=1) < enough
         return tf.cond(
             tf.reduce_any(too_few), lambda: self._replaced(nearest, too_few, queries, filters), lambda: nearest

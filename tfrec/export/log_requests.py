@@ -62,6 +62,7 @@ def no_filters(size: int) -> dict[str, NDArray[Any]]:
         "block": nothing,
         "min_safety": np.full(size, -1, np.float32),
         "weights": np.full((size, 4), -1, np.float32),
+        "diversity": np.full(size, -1, np.float32),
     }
 
 

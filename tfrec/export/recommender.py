@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tfrec.config import ExportConfig
 from tfrec.data.input_pipeline import Query, days_between
 from tfrec.data.schema import LABELS
-from tfrec.export.candidates import Candidates, Retriever, best, widened
+from tfrec.export.candidates import Candidates, Retriever, best
 from tfrec.export.filters import Filters, Safety
 from tfrec.export.log_requests import Inputs, tensors
 from tfrec.export.request import (
@@ -35,6 +35,7 @@ from tfrec.export.request import (
     VideoIds,
     or_default,
 )
+from tfrec.export.slate import Likeness, Slate, SlotFiller
 from tfrec.export.text_search import TextSearch
 from tfrec.index.base import Index
 
@@ -82,6 +83,7 @@ class ServingModel:
         config: slots, candidates and weights.
         text_search: where the catalogue has texts.
         safety: float32 `[num_videos]` as in `Catalog`; None: every video may be shown.
+        content_directions: float16 `[num_videos, d]` by which near-duplicates are known; None: by the embeddings.
         created_at: int64 `[num_videos]` Unix seconds, 0 where unknown; None: no video has a time.
     """
 
@@ -100,6 +102,7 @@ class ServingModel:
     text_search: TextSearch | None = None
     safety: NDArray[np.float32] | None = None
     created_at: NDArray[np.int64] | None = None
+    content_directions: NDArray[np.float16] | None = None
 
 
 class Embedded(NamedTuple):
@@ -114,18 +117,6 @@ class Embedded(NamedTuple):
     request: Request
     events: tf.Tensor
     embeddings: tf.Tensor
-
-
-class Slate(NamedTuple):
-    """What is shown.
-
-    Args:
-        rows: int32 `[B, K]` row numbers, -1 for an empty slot.
-        places: int32 `[B, K]` among the candidates.
-    """
-
-    rows: tf.Tensor
-    places: tf.Tensor
 
 
 class Recommender:
@@ -150,6 +141,7 @@ class Recommender:
             self._created_at = tf.Variable(model.created_at, trainable=False, name="created_at")
         self._is_cold = tf.Variable(model.is_cold, trainable=False, name="is_cold")
         self._mean_taste = tf.reduce_mean(model.video_embeddings[:, :-1], axis=0)
+        self._slots = SlotFiller(Likeness(self._likeness_directions()), config.max_k, config.max_similarity)
         self.functions: Mapping[str, tf.types.experimental.ConcreteFunction] = self._trace()
 
     def call(self, signature: str, inputs: Inputs) -> dict[str, NDArray[Any]]:
@@ -189,18 +181,21 @@ class Recommender:
         return {"serving_default": traced["recommend"], **traced}
 
     def _recommend(self, *inputs: tf.Tensor) -> Outputs:
-        return self._slate(self._embed(RawRequest(*inputs)), tf.constant([self._weights]))
+        embedded = self._embed(RawRequest(*inputs))
+        diversity = tf.fill(tf.shape(embedded.request.k), self._model.config.diversity)
+        return self._slate(embedded, tf.constant([self._weights]), diversity)
 
     def _recommend_filtered(self, *inputs: tf.Tensor) -> Outputs:
-        *asked, weights = inputs
+        *asked, weights, diversity = inputs
         embedded = self._embed(RawRequest(*asked[: len(QUERY_SPECS)]), RawFilters(*asked[len(QUERY_SPECS) :]))
-        return self._slate(embedded, or_default(tf.minimum(weights, LARGEST_WEIGHT), self._weights))
+        weights = or_default(tf.minimum(weights, LARGEST_WEIGHT), self._weights)
+        return self._slate(embedded, weights, or_default(tf.minimum(diversity, 1.0), self._model.config.diversity))
 
-    def _slate(self, embedded: Embedded, weights: tf.Tensor) -> Outputs:
-        """The outputs of `recommend`; the weights are float32 `[B or 1, 4]`."""
+    def _slate(self, embedded: Embedded, weights: tf.Tensor, diversity: tf.Tensor) -> Outputs:
+        """The outputs of `recommend`, with weights float32 `[B or 1, 4]` and diversity float32 `[B]`."""
         candidates = self._nearest(embedded)
         scores = self._score(embedded, candidates, weights)
-        slate = self._fill_slots(candidates, scores["score"], embedded.request.k)
+        slate = self._slots.fill(candidates.rows, scores["score"], embedded.request.k, diversity)
         outputs = {name: _in_slots(slate, values) for name, values in scores.items()}
         return {
             "video_id": self._ids.strings(slate.rows),
@@ -258,10 +253,8 @@ class Recommender:
 
     def _nearest(self, embedded: Embedded) -> Candidates:
         request = embedded.request
-        return self._retriever.nearest(embedded.embeddings, request.filters, self._slots(request.k), request.allow)
-
-    def _slots(self, k: tf.Tensor) -> tf.Tensor:
-        return tf.clip_by_value(k, 0, self._model.config.max_k)
+        k = tf.minimum(request.k, self._model.config.max_k)
+        return self._retriever.nearest(embedded.embeddings, request.filters, k, request.allow)
 
     def _embeddings_of(self, rows: tf.Tensor) -> tf.Tensor:
         """float32 `[..., D]`; those of row 0 for padding."""
@@ -289,17 +282,6 @@ class Recommender:
         half_lives = days_between(created, now[:, None]) / self._model.config.freshness_half_life_days
         return tf.where((created > 0) & (now[:, None] > 0), 2.0**-half_lives, 0.0)
 
-    def _fill_slots(self, candidates: Candidates, score: tf.Tensor, k: tf.Tensor) -> Slate:
-        """The best `k` candidates of each request; the slate is as wide as the largest `k`."""
-        k = self._slots(k)
-        width = tf.maximum(tf.reduce_max(k), 1)
-        best = tf.math.top_k(
-            tf.where(candidates.rows >= 0, score, -np.inf), tf.minimum(width, self._num_candidates)
-        ).indices
-        rows = tf.gather(candidates.rows, best, batch_dims=1)
-        rows = tf.where(tf.range(tf.shape(rows)[1]) < k[:, None], rows, -1)
-        return Slate(widened(rows, width, -1), widened(best, width, 0))
-
     def _reasons(self, embedded: Embedded, rows: tf.Tensor) -> tf.Tensor:
         """String `[B, K]`: the video of the history most alike in taste, if it is alike at all; else `new` or `popular`."""
         history = embedded.request.query.history
@@ -317,6 +299,14 @@ class Recommender:
     def _directions(self, embeddings: tf.Tensor) -> tf.Tensor:
         """Unit vectors `[..., D - 1]`: where a taste lies, seen from the catalogue's mean."""
         return tf.math.l2_normalize(embeddings[..., :-1] - self._mean_taste, axis=-1)
+
+    def _likeness_directions(self) -> tf.Tensor:
+        """Of the contents; without any, of the tastes: then nothing is known of cold videos, and they are like no other."""
+        if self._model.content_directions is not None:
+            return self._model.content_directions
+        return tf.where(
+            self._is_cold[:, None], 0.0, self._directions(tf.convert_to_tensor(self._model.video_embeddings))
+        )
 
     def _cold(self, rows: tf.Tensor) -> tf.Tensor:
         return (rows >= 0) & tf.gather(self._is_cold, tf.maximum(rows, 0))

@@ -32,7 +32,10 @@ FILTER_SPECS = (
 )
 """More inputs of the signatures that end in `_filtered`."""
 
-CHOICE_SPECS = (tf.TensorSpec([None, 4], tf.float32, "weights"),)
+CHOICE_SPECS = (
+    tf.TensorSpec([None, 4], tf.float32, "weights"),
+    tf.TensorSpec([None], tf.float32, "diversity"),
+)
 """More inputs of `recommend_filtered`."""
 
 
