@@ -580,7 +580,7 @@ class ExportConfig:
     diversity: float = 0.0
     max_similarity: float = 0.95
     keep_versions: int = 3
-    warmup_requests: int = 11
+    warmup_requests: int = 12
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_k", "num_candidates", "freshness_half_life_days", "keep_versions")

@@ -278,10 +278,14 @@ class Stages:
                 config=self.config.export,
                 text_search=self._text_search(),
                 safety=self.dataset.videos.safety,
-                content_directions=content_directions(self.content) if self.content else None,
+                content_directions=self._content_directions,
                 created_at=self.dataset.videos.created_at if self.dataset.videos.created_at.any() else None,
             )
         )
+
+    @cached_property
+    def _content_directions(self) -> NDArray[np.float16] | None:
+        return content_directions(self.content) if self.content else None
 
     def _text_search(self) -> TextSearch | None:
         text = self.content.modalities.get("text")
@@ -369,12 +373,16 @@ class Stages:
             shown[positions] = np.vectorize(row_of.__getitem__, otypes=[np.int32])(answer)
         hits, num_relevant = metrics.hits(shown, task.relevant), np.diff(task.relevant.indptr)
         cold = (task.train_counts == 0)[np.maximum(shown, 0)] & (shown >= 0)
-        return {
+        results = {
             f"recall@{k}": float(metrics.recall(hits, num_relevant, k).mean()),
             f"ndcg@{k}": float(metrics.ndcg(hits, num_relevant, k).mean()),
             f"cold_share@{k}": float(cold.sum() / max((shown >= 0).sum(), 1)),
             "users": len(task),
         }
+        if self._content_directions is not None:
+            alike = metrics.intra_list_similarity(shown, self._content_directions)
+            results[f"intra_list_similarity@{k}"] = float(alike.mean())
+        return results
 
     def example_slates(self, recommender: Recommender) -> list[ExampleSlate]:
         """What the recommender shows some users of the final part."""

@@ -139,3 +139,12 @@ def test_probability_metrics_without_a_known_label_say_so() -> None:
     assert metrics.probability_metrics("like", np.array([-1]), np.array([0.5]), np.array([0]), 10, 0) == {
         "like_events": 0
     }
+
+
+def test_intra_list_similarity_is_the_mean_cosine_of_pairs() -> None:
+    """The pairs of the first slate have cosines 0, .6 and .8; the second has one pair, the third none."""
+    directions = np.array([[0, 0], [0, 1], [1, 0], [0.8, 0.6], [0.6, 0.8]], np.float16)
+    top = np.array([[1, 2, 3], [3, 4, -1], [1, -1, -1]], np.int32)
+    np.testing.assert_allclose(
+        metrics.intra_list_similarity(top, directions), [(0 + 0.6 + 0.8) / 3, 0.96, 0], atol=1e-3
+    )

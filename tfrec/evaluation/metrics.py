@@ -69,6 +69,24 @@ def exposure(top: Rows, num_videos: int) -> NDArray[np.int64]:
     return np.bincount(top[top >= 0], minlength=num_videos)
 
 
+def intra_list_similarity(top: NDArray[np.int32], directions: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 `[U]`: mean cosine of the pairs of videos in a slate, 0 where there is no pair.
+
+    Args:
+        top: int32 `[U, K]` row numbers, -1 for an empty slot.
+        directions: `[num_videos, d]` unit vectors.
+
+    References:
+        Ziegler et al., Improving recommendation lists through topic diversification, WWW 2005.
+    """
+    shown = top >= 0
+    vectors = np.where(shown[:, :, None], directions[top], 0).astype(np.float32)
+    # Twice the sum over pairs is the square of the sum less the sum of the squares.
+    both = np.square(vectors.sum(axis=1)).sum(axis=1) - np.square(vectors).sum(axis=(1, 2))
+    count = shown.sum(axis=1)
+    return (both / np.maximum(count * (count - 1), 1)).astype(np.float32)
+
+
 def coverage(shown: Rows) -> float:
     """Share of the candidates shown to anyone.
 
