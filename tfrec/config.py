@@ -23,6 +23,7 @@ Fusion = Literal["gated", "weighted", "concat", "attention"]
 Graph = Literal["none", "lightgcn", "mmgcn"]
 Loss = Literal["softmax", "gbce", "bpr"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
+Storage = Literal["float32", "float16", "int8"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
 BaselineName = Literal[
     "popularity", "recent_popularity", "item_knn", "user_knn", "als", "bpr", "ease", "ease_content", "content_knn"
@@ -509,6 +510,7 @@ class IndexConfig:
         recall_target: recall@100 against exact search that the number of searched leaves is chosen for.
         num_leaves: leaves of the tree; 0 chooses from the catalogue size.
         leaves_to_search: leaves searched; 0 chooses from `recall_target`.
+        storage: type of the vectors in a `portable` index; what it finds by rounded ones is scored again exactly.
     """
 
     kind: IndexKind = "auto"
@@ -516,6 +518,7 @@ class IndexConfig:
     recall_target: float = 0.95
     num_leaves: int = 0
     leaves_to_search: int = 0
+    storage: Storage = "float32"
 
     def __post_init__(self) -> None:
         _require(0 < self.recall_target <= 1, "recall_target", self.recall_target, "above 0 and at most 1")

@@ -194,6 +194,22 @@ def test_blocks_of_a_large_batch_are_scored_as_the_batch(model: ServingModel, mo
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
+def test_what_a_rounding_index_finds_is_scored_exactly(model: ServingModel) -> None:
+    """All leaves are searched, so the exact order comes out although int8 scores are off."""
+    embeddings = model.video_embeddings.numpy()
+    rounded = PortableIndex(embeddings, partition(embeddings, 6), 6, "int8")
+    queries = tf.constant(np.random.default_rng(4).normal(size=(9, 8)), tf.float32)
+    filters, slots = Filters(tf.fill([9, 1], 3), tf.zeros(9)), tf.fill([9], 5)
+    found, expected = (
+        Retriever(index, model.video_embeddings, Safety(None, 60), 59).nearest(queries, filters, slots)
+        for index in (rounded, model.index)
+    )
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    by_index = rounded.search(queries, 59).scores.numpy()
+    assert np.abs(by_index[:, :58] - found.scores.numpy()[:, :58]).max() > 1e-3
+
+
 def test_weights_decide_the_order(dataset: Dataset, model: ServingModel) -> None:
     """Freshness alone: the newest candidates first; the age counts from the request."""
     created = NOW - 86_400 * np.arange(60)

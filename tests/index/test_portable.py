@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from tfrec.config import Storage
 from tfrec.index.exact import ExactIndex
 from tfrec.index.partition import Partition, partition
-from tfrec.index.portable import PortableIndex, Storage
+from tfrec.index.portable import PortableIndex
 
 NUM_VIDEOS = 4000
 

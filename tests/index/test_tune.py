@@ -52,8 +52,10 @@ def test_reaches_the_recall_target_without_searching_all(
 
 
 def test_obeys_the_configuration(embeddings: np.ndarray, queries: np.ndarray) -> None:
-    config = IndexConfig(kind="portable", num_leaves=40, leaves_to_search=3)
-    _, report = build_index(embeddings, config, queries=queries)
+    config = IndexConfig(kind="portable", num_leaves=40, leaves_to_search=3, storage="int8")
+    index, report = build_index(embeddings, config, queries=queries)
+    assert sum(variable.numpy().nbytes for variable in index.variables) < 0.6 * embeddings.nbytes
+    assert index.rounds_scores
     assert report.num_leaves <= 40
     assert report.leaves_to_search == 3
 

@@ -78,8 +78,9 @@ class Retriever:
 
     def _from_index(self, queries: tf.Tensor, filters: Filters, k: tf.Tensor) -> Candidates:
         found = self._index.search(queries, self._num_searched(filters))
+        scores = self._scores(queries, found.rows) if self._index.rounds_scores else found.scores
         excluded = filters.forbid(found.rows) | self._safety.hides(found.rows, filters)
-        nearest = best(found.rows, tf.where(excluded, -np.inf, found.scores), self._num_candidates)
+        nearest = best(found.rows, tf.where(excluded, -np.inf, scores), self._num_candidates)
         # Twice the slots, since some candidates are nearly the same as others.
         enough = tf.clip_by_value(2 * k, self._num_candidates // 2, self._num_candidates)
         enough = tf.minimum(enough, self._safety.num_allowed(filters))
@@ -133,11 +134,14 @@ class Retriever:
     def _listed(self, queries: tf.Tensor, filters: Filters, allow: AllowList, found: Candidates) -> Candidates:
         """The videos of the lists; what was `found` where a request has none."""
         rows = allow.rows
-        vectors = tf.gather(tf.convert_to_tensor(self._embeddings), tf.maximum(rows, 0))
         excluded = filters.forbid(rows) | self._safety.hides(rows, filters)
-        scores = tf.where(excluded, -np.inf, tf.squeeze(tf.matmul(vectors, queries[:, :, None]), 2))
-        listed = best(rows, scores, self._num_candidates)
+        listed = best(rows, tf.where(excluded, -np.inf, self._scores(queries, rows)), self._num_candidates)
         return Candidates(*map(lambda new, old: tf.where(allow.given[:, None], new, old), listed, found))
+
+    def _scores(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """float32 `[B, C]`: exact inner products with int32 `[B, C]` row numbers; any number for -1."""
+        vectors = tf.gather(tf.convert_to_tensor(self._embeddings), tf.maximum(rows, 0))
+        return tf.squeeze(tf.matmul(vectors, queries[:, :, None]), 2)
 
 
 def best(rows: tf.Tensor | None, scores: tf.Tensor, width: int) -> Candidates:

@@ -46,6 +46,8 @@ class Index(tf.Module, abc.ABC):
     """Leaves of the tree, 0 where there is none."""
     leaves_to_search: int | tf.Variable = 0
     """Leaves searched per query, 0 where there is no tree."""
+    rounds_scores: bool = False
+    """Whether scores are those of rounded vectors."""
 
     def __init__(self, num_videos: int, dim: int) -> None:
         super().__init__()

@@ -12,17 +12,17 @@ tensor that is read from it instead), and assigning to it while a search runs.
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from tfrec.config import Storage
 from tfrec.errors import TfrecError
 from tfrec.index.base import NO_ROW, Index, SearchResult, checked_embeddings
 from tfrec.index.partition import Partition
 
-Storage = Literal["float32", "float16", "int8"]
 INT8_MAX = 127
 
 
@@ -51,6 +51,7 @@ class PortableIndex(Index):
                 f"`partition` must be of the {len(matrix)} videos. Received: {len(partition.leaf)} videos."
             )
         super().__init__(*matrix.shape)
+        self.rounds_scores = storage != "float32"
         self.num_leaves = len(partition.centroids)
         self.leaves_to_search = min(leaves_to_search, self.num_leaves)
         order = np.argsort(partition.leaf, kind="stable").astype(np.int32)

@@ -187,7 +187,7 @@ def _build(
     )
     if config.kind == "auto" and chosen > MAX_SEARCHED_SHARE * len(leaves.centroids):
         return ExactIndex(matrix)
-    return PortableIndex(matrix, leaves, chosen)
+    return PortableIndex(matrix, leaves, chosen, config.storage)
 
 
 def fewest_leaves(leaves: Partition, queries: FloatMatrix, nearest: RowMatrix, recall_target: float) -> int:
