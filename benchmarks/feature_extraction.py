@@ -205,7 +205,8 @@ def copied_dataset(clips: list[Path], folder: Path, copies: int) -> Path:
             (folder / "videos" / f"{copy}-{path.name}").write_bytes(path.read_bytes() + tail)
             lines.append(f"{copy}-{path.stem},{path.stem} {copy}")
     (folder / "videos.csv").write_text("\n".join(lines) + "\n")
-    (folder / "interactions.csv").write_text(f"user_id,video_id,timestamp,click\nu,{lines[1].split(',')[0]},1,1\n")
+    events = (f"u{number},{line.split(',')[0]},{number},1" for number, line in enumerate(lines[1:]))
+    (folder / "interactions.csv").write_text("\n".join(["user_id,video_id,timestamp,click", *events]) + "\n")
     return folder
 
 
