@@ -37,6 +37,7 @@ INSTALL_REQUIRES = [
     "tenacity>=9,<10",
     "jinja2>=3.1,<4",
     "matplotlib>=3.8,<4",
+    "optuna>=4,<5",
     "PyYAML>=6,<7",
 ]
 

@@ -148,14 +148,14 @@ def open_stages(config: TrainConfig) -> Stages:
     if not run.resumed:
         clear_training(output)
     with atomic_file(output / "config.yaml") as file:
-        file.write(yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
+        file.write(yaml.safe_dump(as_plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
     return Stages(replace(config, output=output), run, dataset, content)
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """The configuration in YAML's own types."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: as_plain(item) for name, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
