@@ -107,7 +107,7 @@ class Load:
         """Asks for `--duration` seconds after the warm-up.
 
         Args:
-            at_half: called in a thread in the middle; returns a moment of `time.monotonic`. A minute must be left after it.
+            at_half: called in a thread in the middle; returns a moment of `time.monotonic`. The run lasts a minute after it.
 
         Returns:
             What was measured, that moment, and the one at which `at_half` returned, in seconds since the start.
@@ -118,14 +118,15 @@ class Load:
             for _ in range(options.clients)
         ]
         self._begin = loop.time() + options.warm_up
-        self._end = self._begin + options.duration
+        end = self._begin + options.duration
+        self._end = end if at_half is None else float("inf")
         asking = asyncio.create_task(self._open_loop(clients) if options.rate else self._closed_loop(clients))
         called, returned = 0.0, 0.0
         if at_half is not None:
             await asyncio.sleep(options.warm_up + options.duration / 2)
             called = await asyncio.to_thread(at_half) - self._begin
             returned = loop.time() - self._begin
-            self._end = max(self._end, loop.time() + AFTER_SECONDS)
+            self._end = max(end, loop.time() + AFTER_SECONDS)
         await asking
         self._measured.seconds = loop.time() - self._begin
         for client in clients:
@@ -178,7 +179,7 @@ def histogram(latency: NDArray[np.float64]) -> list[str]:
     edges = np.exp(np.linspace(low, high, max(2, int((high - low) / np.log(1.5)) + 2)))
     counts, _ = np.histogram(milliseconds, edges)
     return [
-        f"  {begin:9.2f} – {end:9.2f} ms {count:8,} {'█' * max(round(_BARS * count / counts.max()), count > 0)}"
+        f"  {begin:9.2f} – {end:9.2f} ms {count:8,} {'█' * max(round(_BARS * count / counts.max()), int(count > 0))}"
         for begin, end, count in zip(edges, edges[1:], counts, strict=False)
     ]
 

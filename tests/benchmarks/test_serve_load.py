@@ -71,6 +71,23 @@ def test_a_stall_counts_for_every_request_that_was_due_meanwhile(load: ModuleTyp
     assert sum(latency > 0.25 for latency in measured.latency) > 8  # the closed loop would see one
 
 
+def test_the_run_lasts_until_after_the_swap_however_long_that_takes(
+    load: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "AFTER_SECONDS", 1.0)
+
+    def swap() -> float:
+        moment = time.monotonic()
+        time.sleep(2.5)
+        return moment
+
+    with answering(0, {}) as server:
+        run = load.Load(options(load, server, "--clients", "2", "--rate", "30")).run(swap)
+        measured, published, serving = asyncio.run(run)
+    assert 1 <= published < serving - 2.4
+    assert all(np.isfinite([measured.percentile(99, 0, published), measured.percentile(99, serving, serving + 1)]))
+
+
 def test_failures_are_counted_and_not_tried_again(load: ModuleType) -> None:
     with answering(0, {2: 503, 4: 400}) as server:
         measured, _, _ = asyncio.run(load.Load(options(load, server, "--clients", "2", "--rate", "0")).run())
