@@ -20,7 +20,7 @@ class SequenceRetrievalModel(RetrievalModel):
     """
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
-        """Mean loss of the targets of one batch of `SequenceBatches`."""
+        """Mean loss of the targets of one batch of `SequenceBatches`, with weight penalty and alignment."""
         query: Query = inputs["query"]
         steps = tf.where(tf.reshape(inputs["targets"], [-1]) >= 0)[:, 0]
         targets, timestamps = (tf.gather(tf.reshape(inputs[name], [-1]), steps) for name in ("targets", "timestamps"))
@@ -40,7 +40,8 @@ class SequenceRetrievalModel(RetrievalModel):
             logits = tf.concat([scores[:, None], self._without(logits, target_places)], axis=1)
             target_places = tf.zeros_like(targets)
         loss = self.mean_loss(logits, target_places, tf.size(negatives) + 1)
-        return loss + self._weight_penalty()
+        aligned = targets[: tf.size(query.user)]  # as many as windows, however long these are
+        return loss + self._weight_penalty() + self._alignment(aligned, training)
 
     def _without(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Corrected logits of sampled negatives, masked where a negative is the target of the row.
