@@ -535,6 +535,8 @@ class EvaluationConfig:
         bootstrap_samples: resamples of the users for the 95 % intervals.
         max_users: users evaluated at most, drawn by the seed; 0 means all.
         num_example_slates: slates shown in the report.
+        category_column: column of videos.csv by which the report tells how well content features know a video; without
+            such a categorical column it leaves that out.
     """
 
     top_k: list[int] = field(default_factory=lambda: [10, 20, 100])
@@ -542,6 +544,7 @@ class EvaluationConfig:
     bootstrap_samples: int = 1000
     max_users: int = 0
     num_example_slates: int = 6
+    category_column: str = "category"
 
     def __post_init__(self) -> None:
         wanted = {10, 20} <= set(self.top_k) and min(self.top_k) > 0

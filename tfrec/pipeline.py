@@ -27,6 +27,7 @@ from tfrec.data.schema import Dataset, Part
 from tfrec.data.sequences import SequenceBatches
 from tfrec.errors import TfrecError
 from tfrec.evaluation import metrics
+from tfrec.evaluation.content import category_accuracy, category_column
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, final_part, make_task
 from tfrec.evaluation.examples import SLATE_SHOWN, ExampleSlates
 from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle
@@ -257,7 +258,15 @@ class Stages:
             "ranking": self._ranking_metrics(ranking, task),
             "baselines": self._baselines(task),
             **({"oracle": oracle} if oracle else {}),
+            **self._content_quality(),
         }
+
+    def _content_quality(self) -> Metrics:
+        """How well content features know the categories, where the catalogue has such a column."""
+        category = category_column(self.dataset.videos.columns.categorical, self.config.evaluation.category_column)
+        if category is None or not self.content:
+            return {}
+        return {"content_quality": category_accuracy(self.content, category)}
 
     def recommender(self, retrieval: RetrievalModel, ranking: RankingModel, index: Index) -> Recommender:
         """What is exported, over an index."""

@@ -239,3 +239,15 @@ def test_a_ranker_without_use_poor_calibration_and_a_weak_index_are_named(metric
 def test_metrics_that_are_nan_make_a_page(tmp_path: Path, metrics: dict[str, Any]) -> None:
     metrics["ranking"] = {"click_auc": float("nan"), "click_ece": float("nan"), "click_reliability": []}
     assert "AUC of clicks" not in page_of(tmp_path, metrics, SUMMARY, {}, [], {}).text
+
+
+def test_page_shows_what_content_features_know(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    quality = {
+        "text": {"accuracy": 0.5, "chance": 0.1, "videos": 40},
+        "fused": {"accuracy": 0.625, "chance": 0.125, "videos": 50},
+    }
+    page = page_of(tmp_path, {**metrics, "content_quality": quality}, SUMMARY, CURVES, [], {})
+    assert "What content features know" in page.text
+    for words in ("text", "0.5000", "chance 0.1000, 40 videos", "fused", "0.6250", "chance 0.1250, 50 videos"):
+        assert words in " ".join(page.text.split()), words
+    assert "What content features know" not in page_of(tmp_path, metrics, SUMMARY, CURVES, [], {}).text

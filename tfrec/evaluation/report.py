@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from tfrec.evaluation.charts import Bar, LineChart, bars, learning_curve, reliability_chart
+from tfrec.evaluation.content import FUSED
 from tfrec.run import atomic_file, write_json
 
 MODEL = "this model"
@@ -145,6 +146,7 @@ def write_report(
             methods=_methods(metrics),
             table_metrics=TABLE,
             skipped=_skipped(metrics),
+            content_quality=bars("accuracy", metrics.get("content_quality", {}), {FUSED: "model"}),
             shortfalls=shortfalls(metrics, config),
             curves={stage: _curve_charts(records) for stage, records in curves.items()},
             reliability=_reliability_charts(metrics),
