@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "numpy>=1.26,<2",
     "pandas>=2.2,<4",
     "pyarrow>=17,<26",  # 26 refuses NumPy 1.26 when it is imported
+    "safetensors>=0.4.3,<1",
     "scipy>=1.11,<2",
     "scikit-learn>=1.4,<2",
     "implicit~=0.7.3",

@@ -14,6 +14,7 @@ from tfrec.config import (
     DataConfig,
     EvaluationConfig,
     ExportConfig,
+    FeaturesConfig,
     IndexConfig,
     QueryConfig,
     RankingConfig,
@@ -27,6 +28,9 @@ CONFIGS = [kind for kind in vars(configuration).values() if dataclasses.is_datac
 NUMBERS = [(kind, field.name, field.type) for kind in CONFIGS for field in dataclasses.fields(kind)]
 NUMBERS = [(kind, name, type_) for kind, name, type_ in NUMBERS if type_ in ("int", "float")]
 
+FINE_TUNED = FeaturesConfig(text=TextConfig(training="full"))
+OVER_A_GRAPH = RetrievalConfig(candidate=CandidateConfig(graph="lightgcn"))
+
 BAD = [
     (DataConfig, {"validation_share": 1.0}, "validation_share"),
     (DataConfig, {"test_share": 1.2}, "test_share"),
@@ -34,6 +38,7 @@ BAD = [
     (DataConfig, {"max_rejected": 1.0}, "max_rejected"),
     (TextConfig, {"encoder": "bert"}, "preprocessor, encoder"),
     (TextConfig, {"preprocessor": "bert"}, "preprocessor, encoder"),
+    (TrainConfig, {"features": FINE_TUNED, "retrieval": OVER_A_GRAPH}, "retrieval.candidate.graph"),
     (AudioConfig, {"deltas": 3}, "deltas"),
     (AudioConfig, {"num_coefficients": 41, "num_mel_bands": 40}, "num_coefficients"),
     (AudioConfig, {"highest_hz": 8_001}, "lowest_hz, highest_hz"),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tfrec.errors import TfrecError
-from tfrec.run import RunFolder, atomic_file, write_json
+from tfrec.run import RunFolder, atomic_file, new_folder, write_json
 
 
 def test_atomic_file_replaces_at_the_end(tmp_path):
@@ -121,3 +121,17 @@ def test_resume_of_nothing_starts(tmp_path):
     run = RunFolder(tmp_path / "new", "print", resume=True)
     assert not run.resumed
     assert not run.finished("data")
+
+
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "module"
+    with pytest.raises(FileNotFoundError), new_folder(target) as scratch:
+        (scratch / "no" / "such" / "folder").write_text("half")
+    assert not list(target.parent.iterdir())
+    with new_folder(target) as scratch:
+        (scratch / "part").write_text("whole")
+    with pytest.raises(TfrecError, match="exists already"), new_folder(target):
+        pass
+    with new_folder(target, replace=True) as scratch:
+        assert (target / "part").exists()
+    assert not list(target.iterdir())

@@ -24,6 +24,7 @@ Graph = Literal["none", "lightgcn", "mmgcn"]
 Loss = Literal["softmax", "gbce", "bpr"]
 IndexKind = Literal["auto", "exact", "scann", "portable"]
 Storage = Literal["float32", "float16", "int8"]
+EncoderTraining = Literal["frozen", "top_layers", "full"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
 BaselineName = Literal[
     "popularity", "recent_popularity", "item_knn", "user_knn", "als", "bpr", "ease", "ease_content", "content_knn"
@@ -114,6 +115,8 @@ class TextConfig:
         max_tokens: longer texts are cut.
         pooling: `pooled`: the vector the encoder calls pooled, if it has one; `mean`: mean over its tokens.
         batch_size: texts encoded at once.
+        training: `frozen`: vectors are computed once and cached; `top_layers`, `full`: the encoder is fine-tuned with the towers.
+        trainable_layers: transformer layers that `top_layers` trains, counted from the output.
     """
 
     preprocessor: str | None = None
@@ -121,9 +124,11 @@ class TextConfig:
     max_tokens: int = 64
     pooling: Literal["pooled", "mean"] = "pooled"
     batch_size: int = 64
+    training: EncoderTraining = "frozen"
+    trainable_layers: int = 1
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_tokens", "batch_size")
+        _require_positive(self, "max_tokens", "batch_size", "trainable_layers")
         _require(
             (self.preprocessor is None) == (self.encoder is None),
             "preprocessor, encoder",
@@ -144,6 +149,8 @@ class ImageConfig:
             (the middle of each scene; needs every frame of the video decoded).
         frames_per_second: of `fixed_rate`.
         batch_size: frames encoded at once.
+        training: `frozen`: vectors are computed once and cached; `top_layers`, `full`: the encoder is fine-tuned with the towers.
+        trainable_layers: blocks of layers that `top_layers` trains, counted from the output.
     """
 
     encoder: str | None = None
@@ -152,9 +159,11 @@ class ImageConfig:
     sampling: SamplingMode = "uniform"
     frames_per_second: float = 1.0
     batch_size: int = 32
+    training: EncoderTraining = "frozen"
+    trainable_layers: int = 1
 
     def __post_init__(self) -> None:
-        _require_positive(self, "image_size", "num_frames", "frames_per_second", "batch_size")
+        _require_positive(self, "image_size", "num_frames", "frames_per_second", "batch_size", "trainable_layers")
 
 
 @dataclass(frozen=True)
@@ -237,6 +246,12 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "file_timeout_seconds")
         _require_not_negative(self, "workers")
+
+    @property
+    def fine_tuned(self) -> tuple[str, ...]:
+        """Modalities whose encoder is trained with the towers."""
+        training = {"text": self.text.training, "video": self.image.training}
+        return tuple(name for name, mode in training.items() if mode != "frozen")
 
 
 @dataclass(frozen=True)
@@ -415,6 +430,36 @@ class RetrievalConfig:
             self.embedding_dim,
             f"at least 2 and a multiple of query.num_heads ({heads})",
         )
+
+
+@dataclass(frozen=True)
+class FineTuningConfig:
+    """Training of the content encoders together with the towers, after retrieval; for `features.*.training` other than frozen.
+
+    Every candidate of a step goes through the encoders with gradients, so a step has few: at most `batch_size` targets and
+    `num_uniform_negatives` others.
+
+    Args:
+        learning_rate: peak learning rate of Adam for the towers.
+        encoder_learning_rate: the same for the encoders.
+        batch_size: positives per step.
+        num_uniform_negatives: uniform negatives from the catalogue, shared by the batch, besides the batch itself.
+        max_examples_per_user: positives that an epoch takes from one user, other ones each epoch; 0 takes all.
+        epochs: most epochs.
+        patience: epochs without a better validation metric (`retrieval.objective`) before training stops.
+    """
+
+    learning_rate: float = 3e-4
+    encoder_learning_rate: float = 3e-5
+    batch_size: int = 128
+    num_uniform_negatives: int = 128
+    max_examples_per_user: int = 0
+    epochs: int = 3
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "encoder_learning_rate", "batch_size", "epochs", "patience")
+        _require_not_negative(self, "num_uniform_negatives", "max_examples_per_user")
 
 
 @dataclass(frozen=True)
@@ -617,6 +662,7 @@ class TrainConfig:
         demo: the embedded demo dataset.
         features: content features.
         retrieval: two-tower retrieval.
+        fine_tuning: content encoders trained with the towers.
         ranking: multi-task ranking.
         cold_start: embeddings for new videos.
         index: nearest-neighbour index.
@@ -631,6 +677,7 @@ class TrainConfig:
     demo: DemoConfig = field(default_factory=DemoConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -639,3 +686,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 1 << 31, "seed", self.seed, "at least 0 and less than 2 ** 31")
+        graph = self.retrieval.candidate.graph
+        if self.features.fine_tuned:
+            _require(graph == "none", "retrieval.candidate.graph", graph, "none where an encoder is fine-tuned")

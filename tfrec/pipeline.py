@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from tfrec.console import console, progress_bar
 from tfrec.data.input_pipeline import HistoryLog, Query, RankingBatches, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
 from tfrec.data.sequences import SequenceBatches
+from tfrec.encoders.hub import module_version
 from tfrec.errors import TfrecError
 from tfrec.evaluation import metrics
 from tfrec.evaluation.content import category_accuracy, category_column
@@ -39,16 +40,19 @@ from tfrec.export.text_search import TextSearch
 from tfrec.export.video_encoder import Encoders, VideoEncoder
 from tfrec.export.warmup import recommender_calls, write_warmup
 from tfrec.features.content import ContentFeatures
-from tfrec.features.modules import text_encoder
+from tfrec.features.frames import stored_frames
+from tfrec.features.modules import image_encoder, module_checksums, text_encoder
 from tfrec.features.similarity import content_directions
+from tfrec.features.tuning import TunableEncoder, TunableFrames, TunableTexts, save_tuned
 from tfrec.index.base import Index
 from tfrec.index.tune import build_index
 from tfrec.models.cold_start import ColdStartModel
+from tfrec.models.fine_tuning import FineTunedRetrieval
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.training import Objective, Record, fit, restore_best
-from tfrec.run import RunFolder
+from tfrec.run import RunFolder, new_folder
 
 QUERIES_PER_BATCH = 1024
 STOCK, NATIVE, VIDEO_ENCODER = "recommender", "recommender_scann", "video_encoder"
@@ -65,7 +69,9 @@ SLATES_PER_CALL = 64
 MIN_COLD_USERS = 30
 """Users with a cold positive from which on cold recall decides early stopping of the cold-start head."""
 
-TRAINED = ("retrieval", "cold_start", "ranking")
+FINE_TUNING = "fine_tuning"
+
+TRAINED = ("retrieval", FINE_TUNING, "cold_start", "ranking")
 """Stages with learning curves."""
 
 Metrics = dict[str, Any]
@@ -88,12 +94,14 @@ class Stages:
         run: its folder.
         dataset: read and split.
         content: content features of the catalogue.
+        tuned: folders of the encoders that `fine_tune` trained, by modality.
     """
 
     config: TrainConfig
     run: RunFolder
     dataset: Dataset
     content: ContentFeatures
+    tuned: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for task in (self._validation_task(), self.final_task()):
@@ -137,8 +145,7 @@ class Stages:
         """Two towers, stopped early by a metric on the validation part."""
         config = self.config.retrieval
         tf.keras.utils.set_random_seed(self.config.seed)
-        kind = SequenceRetrievalModel if config.training == "sequences" else RetrievalModel
-        model = kind(config, self.dataset, self.content, self.retrieval_batches)
+        model = self._untrained_retrieval()
         task = self._validation_task()
         queries = self.queries(task)
 
@@ -156,6 +163,94 @@ class Stages:
             Objective(config.objective, True, config.patience),
         )
         return model
+
+    def fine_tune(self, retrieval: RetrievalModel) -> tuple[Stages, RetrievalModel]:
+        """Trains content encoders together with the towers, where the configuration says so.
+
+        Args:
+            retrieval: trained over frozen features.
+
+        Returns:
+            The stages with content features by the trained encoders, and the retrieval model over them; those given where
+            that did not raise the metric on the validation part.
+        """
+        encoders = self._tunable_encoders() if retrieval.candidate_tower.content else {}
+        if not encoders:
+            console.print("  no content that could be fine-tuned")
+            return self, retrieval
+        model = self._train_encoders(encoders)
+        objective = self.config.retrieval.objective
+        before, after = (
+            max(float(record[objective]) for record in self.run.result(stage)["records"])
+            for stage in ("retrieval", FINE_TUNING)
+        )
+        if after <= before:
+            console.print(f"  the frozen encoders stay: {objective} is {before:.4f} with them, {after:.4f} without")
+            return self, retrieval
+        folders, versions = {}, {}
+        for name, encoder in encoders.items():
+            folders[name] = self.run.folder / "features" / "encoders" / name
+            with new_folder(folders[name], replace=True) as scratch:
+                save_tuned(encoder, scratch)
+            versions[name] = f"{self.content.encoders[name]}-tuned-{module_version(str(folders[name]))[:12]}"
+        tuned = replace(self, content=model.tuned_content(self.content, versions), tuned=folders)
+        retrieval = tuned._untrained_retrieval()
+        retrieval.compute_loss(next(iter(self._retrieval_stream.epoch(0))))
+        restore_best(retrieval, self.run.folder / "checkpoints" / FINE_TUNING)
+        return tuned, retrieval
+
+    def _untrained_retrieval(self) -> RetrievalModel:
+        config = self.config.retrieval
+        kind = SequenceRetrievalModel if config.training == "sequences" else RetrievalModel
+        return kind(config, self.dataset, self.content, self.retrieval_batches)
+
+    def _train_encoders(self, encoders: Mapping[str, TunableEncoder]) -> FineTunedRetrieval:
+        config = self.config.fine_tuning
+        tf.keras.utils.set_random_seed(self.config.seed + 3)
+        sizes = {
+            name: getattr(config, name) for name in ("batch_size", "num_uniform_negatives", "max_examples_per_user")
+        }
+        batches = replace(self.retrieval_batches, **sizes)
+        rate = _learning_rate(config.encoder_learning_rate, config.epochs, batches.steps_per_epoch)
+        model = FineTunedRetrieval(
+            replace(self.config.retrieval, training="events", **sizes),
+            self.dataset,
+            self.content,
+            batches,
+            encoders,
+            rate,
+        )
+        model.compute_loss(next(iter(batches.epoch(0))))  # every variable must exist before it is restored
+        restore_best(model, self.run.folder / "checkpoints" / "retrieval")
+        task = self._validation_task()
+        queries = self.queries(task)
+
+        def validate() -> Record:
+            model.refresh()
+            embeddings = model.publish(model.embed_catalogue(), _opening(task))
+            results = self._evaluate(task, self._embed(model, queries, embeddings), embeddings)
+            return _validation_record(results, {self.config.retrieval.objective})
+
+        objective = Objective(self.config.retrieval.objective, True, config.patience)
+        self._fit(FINE_TUNING, model, config, batches.epoch, validate, objective)
+        return model
+
+    def _tunable_encoders(self) -> dict[str, TunableEncoder]:
+        """The encoders to train, of modalities that the catalogue has."""
+        config, videos, cache = self.config.features, self.dataset.videos, self._feature_cache
+        encoders: dict[str, TunableEncoder] = {}
+        wanted = set(config.fine_tuned).intersection(self.content.modalities) - set(videos.content)
+        if "text" in wanted:
+            encoders["text"] = TunableTexts(text_encoder(config.text, cache, list), list(videos.texts), config.text)
+        if "video" in wanted:
+            has_frames = self.content.modalities["video"].lengths > 0
+            media = {row: source for row, source in videos.media.items() if has_frames[row]}
+            with progress_bar("frames", "videos") as progress:
+                frames, lengths = stored_frames(media, len(videos), config, cache, progress)
+            image = image_encoder(config.image, cache, lambda: frames[:0])
+            assert image is not None, "the frames were encoded by it"
+            encoders["video"] = TunableFrames(image, frames, lengths, config.image)
+        return encoders
 
     def train_cold_start(self, retrieval: RetrievalModel) -> ColdStartModel | None:
         """The VAE head, stopped early by the recall of cold videos, or of all where too few users tell."""
@@ -300,9 +395,10 @@ class Stages:
         text = self.content.modalities.get("text")
         if text is None or not self.dataset.videos.has_text:
             return None
-        cache = self.config.features.cache or self.run.folder / "features"
         texts = sorted({*self.dataset.videos.texts, *self.dataset.videos.prompts} - {""})
-        search = TextSearch(text_encoder(self.config.features.text, cache, lambda: texts), text.values)
+        tuned = self.tuned.get("text")
+        encoder = text_encoder(self.config.features.text, self._feature_cache, lambda: texts, tuned)
+        search = TextSearch(encoder, text.values)
         return None if search.foreign_ops else search  # one signature must not keep servers from loading the others
 
     def video_encoder(
@@ -315,8 +411,8 @@ class Stages:
             cold_start: the head, if there is one.
             embeddings: of `embed_videos`, in whose space it embeds.
         """
-        cache = self.config.features.cache or self.run.folder / "features"
-        encoders = Encoders.of(self.dataset.videos, self.content, self.config.features, cache)
+        features = self.config.features
+        encoders = Encoders.of(self.dataset.videos, self.content, features, self._feature_cache, self.tuned)
         if cold_start is None or encoders is None:
             lacking = "there is no cold-start head" if cold_start is None else "no text, media or generation metadata"
             console.print(f"  no {VIDEO_ENCODER} is published: {lacking}")
@@ -365,6 +461,7 @@ class Stages:
             published[VIDEO_ENCODER] = publish(build, models, VIDEO_ENCODER, config.keep_versions, expected=answers)
         details = {
             "encoders": dict(self.content.encoders),
+            "modules": module_checksums(self.config.features, self._feature_cache, self.content.encoders, self.tuned),
             "fingerprint": fingerprint(self.config, self.dataset, self.content),
         }
         write_serving_config(models, [name for name in published if name != NATIVE], details)
@@ -439,6 +536,10 @@ class Stages:
             )
             for start in starts
         ]
+
+    @property
+    def _feature_cache(self) -> Path:
+        return self.config.features.cache or self.run.folder / "features"
 
     @property
     def _validation_part(self) -> Part:
@@ -525,7 +626,9 @@ class Stages:
         """Trains a stage's model, or gives it the weights of the run that is resumed."""
         folder = self.run.folder / "checkpoints" / stage
         model.compile(
-            optimizer=tf.keras.optimizers.Adam(_learning_rate(config, int(epoch_batches(0).cardinality()))),
+            optimizer=tf.keras.optimizers.Adam(
+                _learning_rate(config.learning_rate, config.epochs, int(epoch_batches(0).cardinality()))
+            ),
             steps_per_execution=getattr(config, "steps_per_execution", 1),
         )
         if self.run.finished(stage):
@@ -552,9 +655,11 @@ def _validation_record(
     return {name: float(results[slice_name][name]) for name in sorted({"recall@20", "ndcg@20"} | names)}
 
 
-def _learning_rate(config: Any, steps_per_epoch: int) -> tf.keras.optimizers.schedules.LearningRateSchedule:
-    """From the configured rate down to nothing along a cosine over all epochs (Loshchilov and Hutter, ICLR 2017)."""
-    return tf.keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * steps_per_epoch)
+def _learning_rate(
+    peak: float, epochs: int, steps_per_epoch: int
+) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+    """From the peak down to nothing along a cosine over all epochs (Loshchilov and Hutter, ICLR 2017)."""
+    return tf.keras.optimizers.schedules.CosineDecay(peak, epochs * steps_per_epoch)
 
 
 def _save(save: Callable[[Path], None], name: str, calls: list[SignatureCall], folder: Path) -> None:

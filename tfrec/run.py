@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,31 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """A folder to write in that becomes `path` when the block ends, and vanishes when the block fails.
+
+    Args:
+        path: of the folder.
+        replace: whether one that exists gives way; otherwise it is refused.
+
+    Raises:
+        TfrecError: If `path` exists and may not be replaced.
+    """
+    if path.exists() and not replace:
+        raise TfrecError(f"{path} exists already. Remove it, or choose another folder.")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        if path.exists():
+            shutil.rmtree(path)
+        scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

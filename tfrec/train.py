@@ -77,6 +77,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         console.show_dataset(stages.dataset.summary, stages.content)
     with console.stage("Retrieval"):
         retrieval = stages.train_retrieval()
+    if config.features.fine_tuned:
+        with console.stage("Fine-tuning"):
+            stages, retrieval = stages.fine_tune(retrieval)
     with console.stage("Cold start"):
         cold_start = stages.train_cold_start(retrieval)
         embeddings = stages.embed_videos(retrieval, cold_start)

@@ -15,6 +15,7 @@ from tfrec.errors import TfrecError
 CATS = ["a small cat sleeps", "the cat and the kitten", "kitten sleeps on a sofa", "a cat purrs", "small kitten purrs"]
 CARS = ["a fast car drives", "the car and the truck", "truck drives on a road", "a car honks", "fast truck honks"]
 CHINESE = ["一只小猫在睡觉", "小猫和大猫", "小猫叫", "汽车在路上开", "快车和卡车", "卡车在路上"]
+NAMES = ("input_word_ids", "input_mask", "input_type_ids")
 TEXTS = [*CATS, *CARS, *CHINESE] * 2
 
 
@@ -110,11 +111,22 @@ def test_an_encoder_of_another_kind_is_refused(pair, tmp_path):
 
     wrong = Wrong()
     wrong.variable = tf.Variable(1.0)
-    names = ("input_word_ids", "input_mask", "input_type_ids")
-    wrong.__call__.get_concrete_function({name: tf.TensorSpec([None, None], tf.int32, name) for name in names})
+    wrong.__call__.get_concrete_function({name: tf.TensorSpec([None, None], tf.int32, name) for name in NAMES})
     tf.saved_model.save(wrong, str(tmp_path / "wrong"))
     with pytest.raises(TfrecError, match=r"wrong returns int32 \[1, 128\] as output; the tower needs a dict"):
         TextEncoder(pair[0], str(tmp_path / "wrong"), TextConfig(*pair))
+
+
+def test_mean_pooling_needs_the_tokens(pair, tmp_path):
+    class Pooled(tf.Module):
+        @tf.function(input_signature=[{name: tf.TensorSpec([None, None], tf.int32, name) for name in NAMES}])
+        def __call__(self, inputs):
+            return {"pooled_output": tf.cast(inputs["input_mask"], tf.float32)}
+
+    handle = str(tmp_path / "pooled")
+    tf.saved_model.save(Pooled(), handle)
+    with pytest.raises(TfrecError, match="returns a dict of pooled_output as output; the tower needs a dict with seq"):
+        TextEncoder(pair[0], handle, TextConfig(pair[0], handle, pooling="mean"))
 
 
 @pytest.mark.parametrize("preprocessor", ["minilm_en_uncased_preprocess", "minilm_en_uncased_preprocess_core_ops"])

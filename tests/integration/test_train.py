@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tfrec.config import TrainConfig
+from tfrec.encoders.hub import module_version
 from tfrec.export.versions import verify, versions
 from tfrec.train import parse_arguments
 
@@ -74,6 +75,9 @@ def test_leaves_what_the_contract_promises(finished: Any) -> None:
     for name in ("recommender", "recommender_scann", "video_encoder"):
         (version,) = versions(output / "models" / name)
         verify(output / "models" / name / str(version))
+    modules = json.loads((output / "models" / "manifest.json").read_text())["modules"]
+    assert set(modules) == {"text.preprocessor", "text.encoder", "image.encoder"}
+    assert modules["text.encoder"]["sha256"] == module_version(modules["text.encoder"]["handle"])
     assert {"models.config", "batching.config", "monitoring.config", "manifest.json"} <= {
         path.name for path in (output / "models").iterdir()
     }
@@ -195,3 +199,25 @@ def test_a_log_that_holds_nothing_new_out_is_refused_before_training(split: str,
     done = subprocess.run([*command, "--data.max_rejected=0.9"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "nothing can be measured" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_encoders_are_fine_tuned_and_exported(job: Any, tmp_path: Path) -> None:
+    """Both encoders; towers that have hardly learned, so that fine-tuning gains."""
+    options = ("--features.text.training=top_layers", "--features.image.training=full", "--retrieval.epochs=1")
+    tuning = ("--fine_tuning.epochs=2", "--fine_tuning.batch_size=32", "--fine_tuning.num_uniform_negatives=16",
+              "--fine_tuning.encoder_learning_rate=0.001", "--fine_tuning.learning_rate=0.003")  # fmt: skip
+    output = tmp_path / "run"
+    kill_during(
+        job.start(output, *options, *tuning), "Fine-tuning", 0.1, output / "checkpoints/fine_tuning/history.json"
+    )
+    printed = job.run(output, *options, *tuning, "--resume")
+    assert "the frozen encoders stay" not in printed
+    modules = json.loads((output / "models" / "manifest.json").read_text())["modules"]
+    assert {"tuned.text", "tuned.video", "text.encoder", "image.encoder"} <= set(modules)
+    for name in ("text", "video"):
+        tuned, folder = modules[f"tuned.{name}"], output / "features" / "encoders" / name
+        assert tuned["sha256"] == module_version(str(folder))
+        frozen = modules["text.encoder" if name == "text" else "image.encoder"]
+        assert tuned["sha256"] != frozen["sha256"]
+    assert versions(output / "models" / "video_encoder") == [1]

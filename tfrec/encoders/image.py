@@ -23,7 +23,7 @@ class ImageEncoder(tf.Module):
 
     def __init__(self, handle: str, config: ImageConfig) -> None:
         super().__init__(name="image_encoder")
-        self._handle, self._config = handle, config
+        self.handle, self._config = handle, config
         self.module = load_module(handle)
         size = config.image_size
         self._encode = tf.function(self.__call__, input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
@@ -32,7 +32,7 @@ class ImageEncoder(tf.Module):
     @property
     def version(self) -> str:
         """Changes whenever the same frame may get another vector."""
-        return f"cnn-{module_version(self._handle)[:12]}-{self._config.image_size}"
+        return f"cnn-{module_version(self.handle)[:12]}-{self._config.image_size}"
 
     def __call__(self, frames: tf.Tensor) -> tf.Tensor:
         """Float32 `[batch, dim]` of uint8 frames `[batch, image_size, image_size, 3]`."""
@@ -54,7 +54,7 @@ class ImageEncoder(tf.Module):
     def _checked_dim(self) -> int:
         size = self._config.image_size
         described = f"frames of {size} x {size} pixels (`features.image.image_size`)"
-        output = call_module(self._handle, self.module, tf.zeros([1, size, size, 3]), described)
+        output = call_module(self.handle, self.module, tf.zeros([1, size, size, 3]), described)
         fits = hasattr(output, "shape") and output.shape.rank == 2 and output.dtype == tf.float32
-        check_output(self._handle, "output", output, "a feature vector, float32 [batch, dim]", fits)
+        check_output(self.handle, "output", output, "a feature vector, float32 [batch, dim]", fits)
         return int(output.shape[-1])

@@ -27,9 +27,10 @@ from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from tfrec.encoders.hub import save_module
+from tfrec.encoders.packing import DEFAULT_LENGTH, SpecialTokens, pack
 
 _RESERVED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_PAD, _UNKNOWN, _START, _END = 0, 1, 2, 3
+_SPECIAL = SpecialTokens(pad=0, unknown=1, start=2, end=3)
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _SINGLE = rf"[[:punct:]]|[\p{{P}}\p{{S}}]|[{_CJK}]"
 
@@ -38,7 +39,6 @@ _STEM_CHARACTERS = 4
 _FOLDED_CODES = 0x10000  # the basic plane, in which all letters with accents lie
 _WIDTH, _NUM_LAYERS, _NUM_HEADS = 128, 2, 4
 _MAX_TOKENS = 512
-_DEFAULT_LENGTH = 128
 _WINDOW_TOKENS = 8
 _RARITY = 1e-3  # Arora et al.: weight a / (a + frequency)
 _RESIDUAL_SCALE = 0.01  # of what the layers add at first, beside token embeddings of mean square 1
@@ -148,7 +148,7 @@ class SmallPreprocessor(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Inputs of the encoder, cut or padded to 128 tokens."""
-        return self.bert_pack_inputs([self.tokenize(texts)], tf.constant(_DEFAULT_LENGTH))
+        return self.bert_pack_inputs([self.tokenize(texts)], tf.constant(DEFAULT_LENGTH))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
@@ -157,7 +157,7 @@ class SmallPreprocessor(tf.Module):
         word = self._ids.lookup(words.flat_values)
         stems = tf.strings.substr(words.flat_values, 0, _STEM_CHARACTERS, unit="UTF8_CHAR") + "*"
         stem = self._ids.lookup(stems)
-        return words.with_flat_values(tf.where(word >= 0, word, tf.where(stem >= 0, stem, _UNKNOWN)))
+        return words.with_flat_values(tf.where(word >= 0, word, tf.where(stem >= 0, stem, _SPECIAL.unknown)))
 
     @tf.function(
         input_signature=[
@@ -167,13 +167,7 @@ class SmallPreprocessor(tf.Module):
     )
     def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
         """[CLS] text [SEP], cut or padded to `seq_length`."""
-        pieces = inputs[0][:, : seq_length - 2]
-        ends = tf.ones([pieces.nrows(), 1], tf.int32)
-        ids = tf.concat([_START * ends, pieces, _END * ends], axis=1)
-        longest = ids.to_tensor(_PAD)
-        padded = tf.pad(longest, [[0, 0], [0, seq_length - tf.shape(longest)[1]]], constant_values=_PAD)
-        mask = tf.sequence_mask(ids.row_lengths(), tf.shape(padded)[1], tf.int32)
-        return {"input_word_ids": padded, "input_mask": mask, "input_type_ids": tf.zeros_like(padded)}
+        return pack(inputs[0], seq_length, _SPECIAL)
 
 
 class SmallEncoder(tf.Module):
@@ -190,7 +184,13 @@ class SmallEncoder(tf.Module):
         self._tokens = tf.Variable(embeddings, name="token_embeddings")
         self._positions = _normal(random, (_MAX_TOKENS, _WIDTH), _RESIDUAL_SCALE, "position_embeddings")
         self._types = tf.Variable(tf.zeros([2, _WIDTH]), name="type_embeddings")
-        self._layers = [_TransformerLayer(random) for _ in range(_NUM_LAYERS)]
+        self._layers = [_TransformerLayer(random, f"layer_{number}") for number in range(_NUM_LAYERS)]
+
+    @property
+    def trainable_variables(self) -> tuple[tf.Variable, ...]:
+        """From the embeddings up: who trains the top layers alone goes by this order."""
+        layers = (variable for layer in self._layers for variable in layer.trainable_variables)
+        return (self._tokens, self._positions, self._types, *layers)
 
     @tf.function(
         input_signature=[
@@ -220,18 +220,19 @@ class _TransformerLayer(tf.Module):
 
     Args:
         random: source of the weights.
+        name: of the layer, with which the names of its variables begin.
     """
 
-    def __init__(self, random: np.random.Generator) -> None:
-        super().__init__(name="layer")
+    def __init__(self, random: np.random.Generator, name: str) -> None:
+        super().__init__(name=name)
         spread = _WIDTH**-0.5
-        self._scales = tf.Variable(tf.ones([2, _WIDTH]), name="norm_scales")
-        self._offsets = tf.Variable(tf.zeros([2, _WIDTH]), name="norm_offsets")
-        self._query_key_value = _normal(random, (_WIDTH, 3 * _WIDTH), spread, "query_key_value")
-        self._attended = _normal(random, (_WIDTH, _WIDTH), spread * _RESIDUAL_SCALE, "attended")
-        self._rise = _normal(random, (_WIDTH, 4 * _WIDTH), spread, "rise")
-        self._rise_bias = tf.Variable(tf.zeros([4 * _WIDTH]), name="rise_bias")
-        self._fall = _normal(random, (4 * _WIDTH, _WIDTH), spread * _RESIDUAL_SCALE, "fall")
+        self._scales = tf.Variable(tf.ones([2, _WIDTH]), name=f"{name}/norm_scales")
+        self._offsets = tf.Variable(tf.zeros([2, _WIDTH]), name=f"{name}/norm_offsets")
+        self._query_key_value = _normal(random, (_WIDTH, 3 * _WIDTH), spread, f"{name}/query_key_value")
+        self._attended = _normal(random, (_WIDTH, _WIDTH), spread * _RESIDUAL_SCALE, f"{name}/attended")
+        self._rise = _normal(random, (_WIDTH, 4 * _WIDTH), spread, f"{name}/rise")
+        self._rise_bias = tf.Variable(tf.zeros([4 * _WIDTH]), name=f"{name}/rise_bias")
+        self._fall = _normal(random, (4 * _WIDTH, _WIDTH), spread * _RESIDUAL_SCALE, f"{name}/fall")
 
     def __call__(self, states: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         states += self._attend(self._normalized(states, 0), mask)

@@ -66,12 +66,18 @@ class SmallCnn(tf.Module):
 
     def __init__(self) -> None:
         super().__init__(name="small_cnn")
-        self.first = _PatchLayer(_PATCH_PIXELS[0], 3, _NUM_KERNELS[0], _STRIDE, _CONTRAST_FLOOR)
-        self.second = _PatchLayer(_PATCH_PIXELS[1], 2 * _NUM_KERNELS[0], _NUM_KERNELS[1], 1, _CONTRAST_FLOOR)
+        self.first = _PatchLayer("layer_1", _PATCH_PIXELS[0], 3, _NUM_KERNELS[0], _STRIDE)
+        self.second = _PatchLayer("layer_2", _PATCH_PIXELS[1], 2 * _NUM_KERNELS[0], _NUM_KERNELS[1], 1)
         self.colours = tf.Variable(tf.zeros([_NUM_COLOURS, 3]), name="colours")
         width = 4 * sum(_NUM_KERNELS) + _NUM_COLOURS
         self.centre = tf.Variable(tf.zeros([width]), name="centre")
         self.components = tf.Variable(tf.zeros([width, _DIM]), name="components")
+
+    @property
+    def trainable_variables(self) -> tuple[tf.Variable, ...]:
+        """From the picture to the projection: who trains the top layers alone goes by this order."""
+        layers = (*self.first.trainable_variables, *self.second.trainable_variables)
+        return (self.colours, *layers, self.centre, self.components)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
@@ -112,18 +118,18 @@ class _PatchLayer(tf.Module):
     """Contrast-normalised patches against learned kernels; two channels per kernel, one for each sign.
 
     Args:
+        name: of the layer, with which the names of its variables begin.
         size: height and width of a patch.
         channels: channels that come in.
         kernels: number of kernels.
         stride: step between patches.
-        contrast_floor: added to the patch's variance.
     """
 
-    def __init__(self, size: int, channels: int, kernels: int, stride: int, contrast_floor: float) -> None:
-        super().__init__(name="patches")
-        self._size, self._stride, self._floor = size, stride, contrast_floor
-        self.kernels = tf.Variable(tf.zeros([size, size, channels, kernels]), name="kernels")
-        self.bias = tf.Variable(tf.zeros([kernels]), name="bias")
+    def __init__(self, name: str, size: int, channels: int, kernels: int, stride: int) -> None:
+        super().__init__(name=name)
+        self._size, self._stride = size, stride
+        self.kernels = tf.Variable(tf.zeros([size, size, channels, kernels]), name=f"{name}/kernels")
+        self.bias = tf.Variable(tf.zeros([kernels]), name=f"{name}/bias")
 
     def __call__(self, maps: tf.Tensor) -> tf.Tensor:
         mean, deviation = self._contrast(maps)
@@ -135,7 +141,7 @@ class _PatchLayer(tf.Module):
         """Sets the kernels from `[num_patches, size, size, channels]`."""
         flat = patches.reshape(len(patches), -1)
         variance = flat.var(axis=1, keepdims=True)
-        flat = (flat - flat.mean(axis=1, keepdims=True)) / np.sqrt(variance + self._floor)
+        flat = (flat - flat.mean(axis=1, keepdims=True)) / np.sqrt(variance + _CONTRAST_FLOOR)
         centre = flat.mean(axis=0)
         values, vectors = np.linalg.eigh(np.cov(flat.T))
         whitening = vectors / np.sqrt(np.maximum(values, 0) + _WHITENING_FLOOR * values.mean()) @ vectors.T
@@ -156,7 +162,7 @@ class _PatchLayer(tf.Module):
 
         mean = around(maps)
         variance = tf.maximum(around(tf.square(maps)) - tf.square(mean), 0.0)
-        return mean, tf.sqrt(variance + self._floor)
+        return mean, tf.sqrt(variance + _CONTRAST_FLOOR)
 
 
 def _pooled(maps: tf.Tensor) -> tf.Tensor:

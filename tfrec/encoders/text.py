@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tfrec.config import TextConfig
 from tfrec.encoders.hub import call_module, check_output, load_module, module_version
 
-_INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
+INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
 _POOLED = ("pooled_output", "default")
 
 
@@ -35,7 +35,7 @@ class TextEncoder(tf.Module):
 
     def __init__(self, preprocessor: str, encoder: str, config: TextConfig) -> None:
         super().__init__(name="text_encoder")
-        self._handles = (preprocessor, encoder)
+        self.handles = (preprocessor, encoder)
         self._config = config
         self.preprocessor = load_module(preprocessor)
         self.encoder = load_module(encoder)
@@ -45,12 +45,15 @@ class TextEncoder(tf.Module):
     @property
     def version(self) -> str:
         """Changes whenever the same text may get another vector."""
-        modules = "-".join(module_version(handle)[:12] for handle in self._handles)
+        modules = "-".join(module_version(handle)[:12] for handle in self.handles)
         return f"bert-{modules}-{self._config.max_tokens}-{self._config.pooling}"
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """Float32 `[batch, dim]` of strings `[batch]`."""
-        packed = self._pack(texts)
+        return self.encode_packed(self.pack(texts))
+
+    def encode_packed(self, packed: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Float32 `[batch, dim]` of what `pack` returns; gradients reach the encoder's variables."""
         outputs = self.encoder(packed)
         pooled = (
             next((outputs[name] for name in _POOLED if name in outputs), None) if isinstance(outputs, dict) else None
@@ -77,8 +80,11 @@ class TextEncoder(tf.Module):
             vectors[rows] = self._encode(tf.constant([texts[row] for row in rows], tf.string)).numpy()
         return vectors
 
-    def _pack(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Tokens padded to the batch's longest text where the preprocessor can, else to its own fixed length."""
+    def pack(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Inputs of the encoder, int32 `[batch, tokens]`.
+
+        Tokens are padded to the batch's longest text where the preprocessor can, else to its own fixed length.
+        """
         if not hasattr(self.preprocessor, "bert_pack_inputs"):
             return {name: values[:, : self._config.max_tokens] for name, values in self.preprocessor(texts).items()}
         tokens = self.preprocessor.tokenize(texts)
@@ -88,16 +94,17 @@ class TextEncoder(tf.Module):
         return self.preprocessor.bert_pack_inputs([tokens], seq_length=length)
 
     def _checked_dim(self) -> int:
-        preprocessor, encoder = self._handles
+        preprocessor, encoder = self.handles
         text = tf.constant(["a text"])
         packed = call_module(preprocessor, self.preprocessor, text, "strings, as a preprocessor must")
-        convention = f"a dict of {', '.join(_INPUTS)}"
+        convention = f"a dict of {', '.join(INPUTS)}"
         check_output(
-            preprocessor, "output", packed, convention, isinstance(packed, dict) and set(_INPUTS) <= set(packed)
+            preprocessor, "output", packed, convention, isinstance(packed, dict) and set(INPUTS) <= set(packed)
         )
         outputs = call_module(encoder, self.encoder, packed, f"{convention}, as an encoder must")
-        fits = isinstance(outputs, dict) and bool(set(outputs) & {*_POOLED, "sequence_output"})
-        check_output(encoder, "output", outputs, "a dict with pooled_output or sequence_output", fits)
+        needed = {"sequence_output"} if self._config.pooling == "mean" else {*_POOLED, "sequence_output"}
+        fits = isinstance(outputs, dict) and bool(set(outputs) & needed)
+        check_output(encoder, "output", outputs, f"a dict with {' or '.join(sorted(needed))}", fits)
         vectors = self._encode(text)
         check_output(encoder, "pooled output", vectors, "float32 [batch, dim]", _is_vectors(vectors))
         return int(vectors.shape[-1])

@@ -74,7 +74,14 @@ class Encoders:
     generation: GenerationInput | None
 
     @classmethod
-    def of(cls, videos: Catalog, content: ContentFeatures, config: FeaturesConfig, cache: Path) -> Encoders | None:
+    def of(
+        cls,
+        videos: Catalog,
+        content: ContentFeatures,
+        config: FeaturesConfig,
+        cache: Path,
+        tuned: Mapping[str, Path] | None = None,
+    ) -> Encoders | None:
         """The encoders that made the content features of a catalogue.
 
         Args:
@@ -82,6 +89,7 @@ class Encoders:
             content: its features.
             config: that they were made with.
             cache: that holds the modules which the project built.
+            tuned: folders of the encoders that were trained, by modality; prompts go through the encoder as it was before.
 
         Returns:
             None where nothing that a request carries is among the features.
@@ -90,15 +98,17 @@ class Encoders:
         if not names:
             return None
         has_prompts = GENERATION in names and bool(np.any(videos.prompts != ""))
-        text = text_encoder(config.text, cache, list) if "text" in names or has_prompts else None
+        tuned = tuned or {}
+        text = text_encoder(config.text, cache, list, tuned.get("text")) if "text" in names or has_prompts else None
         generation = None
         if GENERATION in names:
-            prompt = text if has_prompts else None
+            frozen = text_encoder(config.text, cache, list) if "text" in tuned and has_prompts else text
+            prompt = frozen if has_prompts else None
             generation = GenerationInput(GenerationEncoder.fit(videos, prompt.dim if prompt else 0), prompt)
         return cls(
             config,
             text=text if "text" in names else None,
-            image=image_encoder(config.image, cache, _no_frames) if "video" in names else None,
+            image=image_encoder(config.image, cache, _no_frames, tuned.get("video")) if "video" in names else None,
             audio=AudioEncoder(config.audio) if "audio" in names else None,
             generation=generation,
         )

@@ -22,10 +22,12 @@ class Modality:
         values: float16 or float32, `[num_videos, dim]`, or `[num_videos, num_steps, dim]` for a sequence; zeros where
             missing. May be memory-mapped.
         lengths: int32 `[num_videos]`: steps present (1 for a vector), 0 where the video lacks the modality.
+        is_tuned: whether the values change, because their encoder is being trained.
     """
 
     values: NDArray[np.floating[Any]]
     lengths: NDArray[np.int32]
+    is_tuned: bool = False
 
     @property
     def is_sequence(self) -> bool:

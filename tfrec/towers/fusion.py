@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
 from tfrec.config import CandidateConfig
-from tfrec.features.content import ContentFeatures
+from tfrec.features.content import ContentFeatures, Modality
 from tfrec.layers.alignment import alignment_loss
 from tfrec.layers.dropout import RandomMask
 from tfrec.layers.fusion import Output, make_fusion
@@ -19,7 +19,7 @@ class ContentTower(tf.keras.layers.Layer):
     """All modalities of given videos through their towers, joined by the fusion of `layers/fusion.py` that is configured.
 
     Args:
-        content: features of the whole catalogue, kept as constants.
+        content: features of the whole catalogue, kept as constants, or as variables where their encoder is trained.
         config: width, fusion and modality dropout.
         dropout: in training, inside the modalities' towers.
         graph: that each modality is propagated over, if any; videos that are in no catalogue yet have no neighbours.
@@ -31,7 +31,9 @@ class ContentTower(tf.keras.layers.Layer):
         super().__init__()
         units = config.adapter_units
         self.names = tuple(content.modalities)
-        self.values = {name: tf.constant(modality.values) for name, modality in content.modalities.items()}
+        self.values = {name: _table(name, modality) for name, modality in content.modalities.items()}
+        self.overlay: Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]] | None = None
+        """From videos and their stored features to the latter with what an encoder in training makes of some of them."""
         self.lengths = {name: tf.constant(modality.lengths) for name, modality in content.modalities.items()}
         self.towers = {
             name: make_tower(name, modality, config, dropout) for name, modality in content.modalities.items()
@@ -52,7 +54,7 @@ class ContentTower(tf.keras.layers.Layer):
         """Values and lengths by modality, as `embed` takes them, of int32 `[B]` row numbers."""
         values = {name: tf.gather(table, videos) for name, table in self.values.items()}
         lengths = {name: tf.gather(table, videos) for name, table in self.lengths.items()}
-        return values, lengths
+        return self.overlay(videos, values) if self.overlay else values, lengths
 
     def embed(
         self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], training: bool = False
@@ -84,3 +86,9 @@ class ContentTower(tf.keras.layers.Layer):
         outputs = self._outputs(*self.features(catalogue), training)
         for name, (output, present) in zip(self.names, outputs, strict=True):
             yield tf.gather(self.convolutions[name](output * present), videos), tf.gather(present, videos)
+
+
+def _table(name: str, modality: Modality) -> tf.Tensor | tf.Variable:
+    if modality.is_tuned:
+        return tf.Variable(modality.values, trainable=False, name=f"{name}_features")
+    return tf.constant(modality.values)
