@@ -296,7 +296,7 @@ def test_pictures_are_cropped_and_resized_as_offline(shape):
     picture = cv2.resize(draw.integers(0, 256, (5, 5, 3)).astype(np.uint8), shape, interpolation=cv2.INTER_LINEAR)
     encoded = jpeg(picture)
     decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-    (served,) = decode_frames(tf.constant([encoded]), 32).numpy()
+    served = decode_frames(tf.constant([encoded]), 32)[0][0].numpy()
     expected = to_square(decoded, 32)
     assert np.abs(served.astype(int) - expected).max() <= (0 if shape == (32, 32) else 1)
 
@@ -323,8 +323,48 @@ def test_sound_of_other_rates_is_resampled(rate_hz):
 def test_sound_is_cut_at_its_limit_and_rates_that_no_sound_has_are_refused():
     assert len(decode_sound(tf.constant(wav(tone(0))), RATE_HZ, 0.25)) == 4000
     assert len(decode_sound(tf.constant(""), RATE_HZ, 0.25)) == 0
-    with pytest.raises(tf.errors.InvalidArgumentError, match="sample rate must be between"):
-        decode_sound(tf.constant(wav(tone(0), 2_000_000_000)), RATE_HZ, 30.0)
+    assert len(decode_sound(tf.constant(wav(tone(0), 2_000_000_000)), RATE_HZ, 30.0)) == 0
+
+
+DAMAGED = {
+    "no picture": b"no picture",
+    "its first bytes": jpeg(pictures(0)[0])[:3],
+    "cut in the header": jpeg(pictures(0)[0])[:200],
+    "cut in the picture": jpeg(pictures(0)[0])[:-300],
+    "GIF": b"GIF89a" + bytes(50),
+    "65,500 pixels wide and high": jpeg(np.zeros((8, 8, 3), np.uint8)).replace(
+        b"\x08\x00\x08\x00\x08\x03", b"\x08\xff\xdc\xff\xdc\x03"
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_frames_that_cannot_be_read_are_left_out(damage):
+    good = jpeg(pictures(1)[0])
+    frames, places = decode_frames(tf.constant([good, DAMAGED[damage], good]), SIZE)
+    np.testing.assert_array_equal(places, [0, 2])
+    np.testing.assert_array_equal(frames[0], frames[1])
+    none, places = decode_frames(tf.constant([DAMAGED[damage]]), SIZE)
+    assert none.shape == (0, SIZE, SIZE, 3)
+    assert places.shape == (0,)
+
+
+@pytest.mark.parametrize("damage", ["no sound", "RIFF", "the header alone", "an impossible rate"])
+def test_damaged_media_cost_their_own_modality_only(platform, damage):
+    sound = wav(tone(0))
+    broken = {"no sound": b"\0" * 50, "RIFF": sound[:4], "the header alone": sound[:20]}
+    broken["an impossible rate"] = wav(tone(0), 2_000_000_000)
+    good = request(platform, 0)
+    frames = good["frames"][0].copy()
+    frames[1] = b"\xff\xd8\xff damaged"
+    bad = request(platform, 1, audio=broken[damage], frames=np.full(NUM_FRAMES, b"damaged", object))
+    some = request(platform, 0, frames=frames)
+    batch = {name: np.concatenate([row[name] for row in (bad, good, some)]) for name in good}
+    served = platform.encoder.call("embed_video", batch)["embedding"]
+    assert cosine(served[0], offline(platform, 1, "text", "generation")) > 0.999
+    assert cosine(served[1], offline(platform, 0, "text", "video", "audio", "generation")) > 0.999
+    shorter = request(platform, 0, frames=np.delete(frames, 1))
+    np.testing.assert_allclose(served[2], platform.encoder.call("embed_video", shorter)["embedding"][0], atol=1e-4)
 
 
 def test_what_the_lower_rate_cannot_carry_is_cut_off():

@@ -1,13 +1,20 @@
 """JPEG and WAV bytes to frames and waveforms, in the graph: the counterpart of `tfrec/media` in TensorFlow's own ops.
 
 Frames of the encoder's size come out as the offline pipeline has them; larger ones are cropped and averaged down alike, to
-within rounding. The rotation that a camera notes in a JPEG is not applied. WAV means 16-bit PCM.
-Bytes that are no picture or no sound fail the request.
+within rounding, upright as their Exif orientation says. WAV means 16-bit PCM.
+
+Bytes that are no picture or no sound count as missing, and cost no other row of the batch: `tf.data`, which runs inside a
+graph too, is the one place where TensorFlow's decoders may fail without failing the request.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
+
+from tfrec.export.exif import orientation, upright
+
+MAX_PIXELS = 1 << 26
+"""Of a picture taken: what a header promises beyond that is no frame, and would have to be paid for in memory."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 384_000
 """Sample rates taken: what else a header says is no sound, and would have to be paid for in memory."""
@@ -33,14 +40,32 @@ def pick_frames(frames: tf.Tensor, num_frames: int) -> tuple[tf.Tensor, tf.Tenso
     return tf.gather(tf.boolean_mask(frames, present), picked), lengths
 
 
-def decode_frames(jpegs: tf.Tensor, image_size: int) -> tf.Tensor:
-    """uint8 `[N, image_size, image_size, 3]` of string `[N]`."""
+def decode_frames(jpegs: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes what can be decoded.
 
-    def decode(jpeg: tf.Tensor) -> tf.Tensor:
+    Args:
+        jpegs: string `[N]`.
+        image_size: height and width of a frame.
+
+    Returns:
+        uint8 `[R, image_size, image_size, 3]`, the readable ones in order, and int32 `[R]`, which of `jpegs` they are.
+    """
+    decoded = tf.data.Dataset.from_tensor_slices(jpegs).map(lambda jpeg: _decode_jpeg(jpeg, image_size))
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(tf.size(jpegs, tf.int64)), decoded))
+    # A pair that fails is left out whole. What is appended makes one batch of any number of them, none included.
+    blank = tf.zeros([image_size, image_size, 3], tf.uint8)
+    sentinel = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), blank))
+    readable = numbered.ignore_errors().concatenate(sentinel).batch(tf.size(jpegs, tf.int64) + 1)
+    places, frames = readable.get_single_element()
+    return frames[:-1], tf.cast(places[:-1], tf.int32)
+
+
+def _decode_jpeg(jpeg: tf.Tensor, image_size: int) -> tf.Tensor:
+    height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(jpeg), tf.int64))
+    with tf.control_dependencies([tf.debugging.Assert(height * width <= MAX_PIXELS, [height, width])]):
         # The decoder of OpenCV takes the accurate transform too.
-        return to_square(tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE"), image_size)
-
-    return tf.map_fn(decode, jpegs, fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.uint8))
+        picture = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
+    return to_square(upright(picture, orientation(jpeg)), image_size)
 
 
 def to_square(picture: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -67,14 +92,16 @@ def decode_sound(wav: tf.Tensor, sample_rate_hz: int, max_seconds: float) -> tf.
     """The mean of the channels of a WAV file.
 
     Args:
-        wav: string scalar; "" is no sound.
+        wav: string scalar.
         sample_rate_hz: rate of the result.
         max_seconds: what comes later is left out.
 
     Returns:
-        float32 `[samples]`.
+        float32 `[samples]`, none where the bytes are no sound.
     """
-    return tf.cond(wav == "", lambda: tf.zeros([0]), lambda: _decode_wav(wav, sample_rate_hz, max_seconds))
+    decoded = tf.data.Dataset.from_tensors(wav).map(lambda data: _decode_wav(data, sample_rate_hz, max_seconds))
+    silence = tf.data.Dataset.from_tensors(tf.zeros([0]))
+    return decoded.ignore_errors().concatenate(silence).take(1).get_single_element()
 
 
 def _decode_wav(wav: tf.Tensor, sample_rate_hz: int, max_seconds: float) -> tf.Tensor:

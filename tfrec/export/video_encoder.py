@@ -257,18 +257,26 @@ def _encode_text(encoder: TextEncoder, title: tf.Tensor) -> tuple[tf.Tensor, tf.
 def _encode_frames(encoder: ImageEncoder, config: FeaturesConfig, frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """float32 `[B, num_frames, dim]`, 0 past the end, and int32 `[B]` lengths."""
     num_frames, batch_size = config.image.num_frames, config.image.batch_size
-    jpegs, lengths = pick_frames(frames, num_frames)
+    batch = tf.shape(frames)[0]
+    jpegs, counts = pick_frames(frames, num_frames)
 
-    def encode(start: tf.Tensor) -> tf.Tensor:
-        return encoder(decode_frames(jpegs[start : start + batch_size], config.image.image_size))
+    def encode(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pictures, places = decode_frames(jpegs[start : start + batch_size], config.image.image_size)
+        return encoder(pictures), start + places
 
     # In pieces, so that memory does not grow with the request, and without frames the encoder does not run.
-    signature = tf.RaggedTensorSpec([None, encoder.dim], tf.float32, ragged_rank=0)
+    signature = (
+        tf.RaggedTensorSpec([None, encoder.dim], tf.float32, ragged_rank=0),
+        tf.RaggedTensorSpec([None], tf.int32, ragged_rank=0),
+    )
     starts = tf.range(0, tf.size(jpegs), batch_size)
-    vectors = tf.map_fn(encode, starts, fn_output_signature=signature, parallel_iterations=1).merge_dims(0, 1)
-    vectors = tf.reshape(vectors, [-1, encoder.dim])  # no pieces at all come out as [0]
-    places = tf.cast(tf.where(tf.sequence_mask(lengths, num_frames)), tf.int32)
-    return tf.scatter_nd(places, vectors, [tf.shape(frames)[0], num_frames, encoder.dim]), lengths
+    vectors, places = tf.map_fn(encode, starts, fn_output_signature=signature, parallel_iterations=1)
+    vectors = tf.reshape(vectors.merge_dims(0, 1), [-1, encoder.dim])  # no pieces at all come out as [0]
+    # A frame that cannot be read is left out, as of a folder of pictures.
+    rows = tf.gather(tf.repeat(tf.range(batch), counts), tf.reshape(places.merge_dims(0, 1), [-1]))
+    lengths = tf.math.unsorted_segment_sum(tf.ones_like(rows), rows, batch)
+    slots = tf.cast(tf.where(tf.sequence_mask(lengths, num_frames)), tf.int32)
+    return tf.scatter_nd(slots, vectors, [batch, num_frames, encoder.dim]), lengths
 
 
 def _encode_sound(encoder: AudioEncoder, config: FeaturesConfig, audio: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
