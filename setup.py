@@ -51,6 +51,7 @@ EXTRAS_REQUIRE = {
         "pre-commit>=3.7,<5",
         "pytest>=8.2,<10",
         "pytest-xdist>=3.6,<4",
+        "ray>=2.40,<3",
         "ruff>=0.6,<1",
         "types-PyYAML>=6,<7",
     ],

@@ -1,21 +1,20 @@
 """Batch scoring against the bare signature: users per second of both in one process, and memory.
 
-    python benchmarks/score_throughput.py [--users 20000] [--videos 10000] [--k 100] [--batch-size 256] [--history 20]
+    python benchmarks/score_throughput.py [--users 20000] [--videos 10000] [--k 100] [--rounds 4]
+        [--batch-size 256] [--history 20]
 
 The model is the project's own, with random weights and an exact index. The bare loop calls the signature on batches that were
 built before; the job reads a Parquet file of users with histories, scores the same users in the same batches and writes its
-shards. The two take turns, a quarter of the users at a time, so that other load on the machine meets both alike. Memory is that
-of the process while the job ran.
+shards. The two take turns, an equal part of the users in each round, so that other load on the machine meets both alike. Memory
+is the resident memory of the process, at the quarters of each round's job and at its highest.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,6 @@ from tfrec.scoring.model import PublishedModel, find_version
 from tfrec.scoring.modes import MODES
 from tfrec.scoring.records import TableSource
 
-ROUNDS = 4
 SHARD_SIZE = 2048
 
 
@@ -113,23 +111,19 @@ def memory_mib() -> float:
     return pages * 4096 / (1 << 20)
 
 
-@contextmanager
-def watched_memory(peaks: list[float]) -> Iterator[None]:
-    """Appends the most memory that was seen in the block."""
-    over, seen = threading.Event(), [memory_mib()]
+class Memory:
+    """Remembers the memory of this process while a job runs; its `progress` is the job's."""
 
-    def watch() -> None:
-        while not over.wait(0.05):
-            seen.append(memory_mib())
+    def __init__(self) -> None:
+        self.quarters: list[float] = []
+        self.peak = 0.0
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-        peaks.append(max(seen))
+    def progress(self, done: int, total: int) -> None:
+        """Looks at the memory now."""
+        now = memory_mib()
+        self.peak = max(self.peak, now)
+        if total and 4 * done >= len(self.quarters) * total:
+            self.quarters.append(now)
 
 
 def bare_rate(engine: LocalEngine, users: Path, batch_size: int) -> float:
@@ -152,35 +146,47 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     mode = MODES["recommend"]
     model = PublishedModel(find_version(models, "recommender", None), mode.signature)
     engine = LocalEngine(model, mode, Histories(None), options.k)
-    bare, batch, peaks = [], [], []
     users = folder / "users.parquet"
-    write_users(users, dataset, options.users // ROUNDS, options.history)
+    write_users(users, dataset, options.users // options.rounds, options.history)
     bare_rate(engine, users, options.batch_size)  # warm-up
-    for number in range(ROUNDS):
-        bare.append(bare_rate(engine, users, options.batch_size))
-        job = ScoreJob(
-            models, str(users), folder / f"out{number}", k=options.k, batch_size=options.batch_size, shard_size=SHARD_SIZE
-        )  # fmt: skip
-        with watched_memory(peaks):
-            summary = run(job, lambda done, total: None)
-        batch.append(summary.scored / summary.seconds)
     table = Table(
         title=f"{options.users:,} users, {options.videos:,} videos, k = {options.k}, batches of {options.batch_size}"
     )
-    for column in ("round", "signature in a loop, users/s", "batch scoring, users/s", "ratio", "memory, MiB"):
+    memory_column = "memory at 0, 25, 50, 75, 100 %, MiB"
+    for column in ("round", "signature in a loop, users/s", "batch scoring, users/s", "ratio", memory_column, "peak"):
         table.add_column(column, justify="right")
-    for number, (loop, job_rate, peak) in enumerate(zip(bare, batch, peaks, strict=True), 1):
-        table.add_row(str(number), f"{loop:,.0f}", f"{job_rate:,.0f}", f"{job_rate / loop:.2f}", f"{peak:,.0f}")
+    ratios, peaks = [], []
+    for number in range(options.rounds):
+        loop, memory = bare_rate(engine, users, options.batch_size), Memory()
+        output = folder / f"out{number}"
+        job = ScoreJob(models, str(users), output, k=options.k, batch_size=options.batch_size, shard_size=SHARD_SIZE)
+        summary = run(job, memory.progress)
+        shutil.rmtree(output)
+        rate = summary.scored / summary.seconds
+        ratios.append(rate / loop)
+        peaks.append(memory.peak)
+        quarters = ", ".join(f"{value:,.0f}" for value in memory.quarters)
+        table.add_row(
+            str(number + 1), f"{loop:,.0f}", f"{rate:,.0f}", f"{ratios[-1]:.2f}", quarters, f"{peaks[-1]:,.0f}"
+        )
+        console.print(f"round {number + 1}: {loop:,.0f} and {rate:,.0f} users/s; memory {quarters} MiB", soft_wrap=True)
     console.print(table)
-    ratio = np.median(np.array(batch) / np.array(bare))
     console.print(
-        f"median ratio {ratio:.2f}; memory {peaks[0]:,.0f} MiB in the first round, {peaks[-1]:,.0f} MiB in the last"
+        f"median ratio {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); peak memory {peaks[0]:,.0f} MiB in the "
+        f"first round, {peaks[-1]:,.0f} MiB in the last"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, size in (("users", 20_000), ("videos", 10_000), ("k", 100), ("batch-size", 256), ("history", 20)):
+    for name, size in (
+        ("users", 20_000),
+        ("videos", 10_000),
+        ("k", 100),
+        ("batch-size", 256),
+        ("history", 20),
+        ("rounds", 4),
+    ):
         parser.add_argument(f"--{name}", type=int, default=size)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

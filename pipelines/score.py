@@ -76,6 +76,15 @@ def make_parser() -> argparse.ArgumentParser:
         "same (default: %(default)s)",
     )
     add("--shard-size", type=int, default=8192, metavar="N", help="records per shard (default: %(default)s)")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="this process, or a Ray cluster (default: %(default)s)",
+    )
+    add("--address", metavar="HOST:PORT|auto", help="of the cluster (default: one of this machine's own, for this run)")
+    add("--num-workers", type=int, metavar="N", help="on the cluster (default: as many as have room)")
+    add("--num-gpus-per-worker", type=float, default=0.0, metavar="N", help="may be a part (default: %(default)g)")
     add("--resume", action="store_true", help="go on with a run that was stopped")
     return parser
 

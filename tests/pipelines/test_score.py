@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -225,33 +226,86 @@ def test_the_measured_batch_size_is_kept_by_a_resumed_run(models: Path, data: Pa
     assert checksums(tmp_path / "out") == before
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(models: Path, tmp_path: Path, dataset: Dataset) -> None:
-    users = [f"user {number}" for number in range(600)]
-    draw = np.random.default_rng(0)
+@pytest.mark.parametrize("num_kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_resumes_to_the_same_bytes(
+    models: Path, tmp_path: Path, dataset: Dataset, num_kills: int
+) -> None:
+    draw, users = np.random.default_rng(num_kills), [f"user {number}" for number in range(1500)]
     histories = ["|".join(dataset.videos.ids[draw.integers(60, size=draw.integers(1, 9))]) for _ in users]
     pd.DataFrame({"user_id": [*users, "user 7"], "history": [*histories, ""]}).to_csv(
         tmp_path / "users.csv", index=False
     )
-    options = {"batch_size": 8, "shard_size": 24}
-    run_job(models, tmp_path / "users.csv", tmp_path / "undisturbed", **options)
-    output = tmp_path / "killed"
-    for num_shards in (1, 9):
-        kill_when(models, tmp_path / "users.csv", output, num_shards)
-    (output / ".part-00050.parquet.12345").write_bytes(b"half")  # what a kill in the middle of a write leaves
-    summary = run_job(models, tmp_path / "users.csv", output, resume=True, **options)
-    assert 0 < summary.scored < 600
-    assert checksums(output) == checksums(tmp_path / "undisturbed")
+    job = {"models": models, "users": tmp_path / "users.csv", "batch_size": 4, "shard_size": 12}
+    seconds = run_job(output=tmp_path / "undisturbed", **job).seconds
+    job |= {"output": tmp_path / "killed", "resume": True}
+    for _ in range(num_kills):
+        kill_at(draw.uniform(0, 0.5 * seconds / num_kills), whatever_it_does=draw.random() < 0.2, job=job)
+    (tmp_path / "killed" / ".part-00050.parquet.12345").write_bytes(b"half")  # what a kill while writing leaves
+    assert 0 < run_job(**job).scored < 1500
+    assert checksums(tmp_path / "killed") == checksums(tmp_path / "undisturbed")
 
 
-def kill_when(models: Path, users: Path, output: Path, num_shards: int) -> None:
-    """Starts or resumes the command and kills it once so many shards are there."""
-    options = ["--k", "5", "--batch-size", "8", "--shard-size", "24", "--resume"]
-    paths = ["--models", str(models), "--users", str(users), "--output", str(output)]
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *paths, *options])
-    while len(list(output.glob("part-*"))) < num_shards and process.poll() is None:
+def kill_at(seconds: float, whatever_it_does: bool, job: dict[str, Any]) -> None:
+    """Starts a job in a process of its own and kills it so long after its start, or after its first shard."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tfrec.scoring.job"])  # imports TensorFlow once
+    process, before = context.Process(target=run_job, kwargs=job), count_shards(job["output"])
+    process.start()
+    while not whatever_it_does and count_shards(job["output"]) == before and process.is_alive():
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def count_shards(output: Path) -> int:
+    return len(list(output.glob("part-*")))
+
+
+FULL_AND_READ_ONLY = """
+import subprocess, sys
+from pathlib import Path
+from score_jobs import run_job, shards
+from tfrec.errors import TfrecError
+
+models, users, expected, disk = map(Path, sys.argv[1:])
+job = {"models": models, "users": users, "shard_size": 10}
+
+def mount(options):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], check=True)
+
+def failure(output):
+    try:
+        run_job(output=output, resume=True, **job)
+    except TfrecError as error:
+        return str(error)
+
+mount("size=32k")
+assert "No space left on device" in failure(disk / "out"), "full"
+assert shards(disk / "out").items() < shards(expected).items(), "only whole shards"
+assert not list((disk / "out").glob(".*")), "nothing half-written"
+mount("remount,size=1m")
+run_job(output=disk / "out", resume=True, **job)
+assert shards(disk / "out") == shards(expected), "resumed"
+mount("remount,ro")
+assert "Read-only file system" in failure(disk / "out"), "read-only"
+assert "Read-only file system" in failure(disk / "other"), "read-only, new folder"
+print("done")
+"""
+
+
+def test_a_disk_that_is_full_or_read_only_is_told_and_a_resumed_run_is_whole(models: Path, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs `unshare` and user namespaces to mount a small disk")
+    pd.DataFrame({"user_id": [f"user {number}" for number in range(120)]}).to_csv(tmp_path / "users.csv", index=False)
+    run_job(models, tmp_path / "users.csv", tmp_path / "whole", shard_size=10)
+    (tmp_path / "disk").mkdir()
+    paths = [str(path) for path in (models, tmp_path / "users.csv", tmp_path / "whole", tmp_path / "disk")]
+    command = ["unshare", "-rm", sys.executable, "-c", FULL_AND_READ_ONLY, *paths]
+    variables = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_a_full_disk_gives_one_line_and_leaves_complete_files(models: Path, data: Path, tmp_path: Path) -> None:

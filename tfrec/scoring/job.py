@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -51,6 +52,10 @@ class ScoreJob:
         in_flight: requests that are sent to the server at once.
         batch_size: records asked about at once; None for the fastest.
         shard_size: records per shard.
+        engine: where scoring is done: in this process, or on a Ray cluster.
+        address: of the cluster; None starts one on this machine.
+        num_workers: of the cluster; None for as many as have room.
+        num_gpus_per_worker: may be a part of one.
         resume: go on with a job that was stopped.
 
     Raises:
@@ -73,10 +78,14 @@ class ScoreJob:
     in_flight: int = 4
     batch_size: int | None = 256
     shard_size: int = 8192
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    num_workers: int | None = None
+    num_gpus_per_worker: float = 0.0
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("k", "batch_size", "shard_size", "in_flight"):
+        for name in ("k", "batch_size", "shard_size", "in_flight", "num_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TfrecError(f"`--{name.replace('_', '-')}` must be at least 1. Received: {value}.")
@@ -84,6 +93,8 @@ class ScoreJob:
             raise TfrecError(f"`--deadline` must be above 0 seconds. Received: {self.deadline:g}.")
         if (self.models is None) == (self.server is None):
             raise TfrecError("Give either the folder of published models with --models DIR or --server host:port.")
+        if self.server is not None and self.engine == "ray":
+            raise TfrecError("`--server` scores on its own machine: leave out `--engine ray`, or give --models DIR.")
         if self.users == ALL and self.data is None:
             raise TfrecError("`--users all` needs the dataset: give its folder with --data DIR.")
         if self.users == ALL and self.mode == "rank":
@@ -130,10 +141,10 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
         model = _find_model(job)
         dataset = _load(job)
         source = _source(job, dataset)
-        engine = LocalEngine(model, job.asked, Histories(dataset), job.k)
+        here = LocalEngine(model, job.asked, Histories(dataset), job.k)
         sample = next((some for some in source.records(RejectLog()) if len(some)), None)
-        _check_slots(engine, sample)
-        batch_size = job.batch_size or _noted_batch_size(folder) or _fastest(engine, sample)
+        _check_slots(here, sample)
+        batch_size = job.batch_size or _noted_batch_size(folder) or _fastest(here, sample)
         asked = {
             **{name: getattr(job, name) for name in ("model", "mode", "embed", "k", "shard_size")},
             "columns": dict(job.columns),
@@ -145,8 +156,9 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
         }
         folder.begin(asked)
         rejects = RejectLog() if dataset is None else dataset.rejects
-        start = time.monotonic()
-        scored = _score(engine, source, folder, job.shard_size, batch_size, rejects, progress)
+        with _engine(job, here) as engine:
+            start = time.monotonic()
+            scored = _score(engine, source, folder, job.shard_size, batch_size, rejects, progress)
         return Summary(folder.finish(asked, rejects), scored, time.monotonic() - start)
 
 
@@ -156,6 +168,22 @@ def _find_model(job: ScoreJob) -> Model:
         return ServedModel(Endpoint(job.server, job.model, job.deadline), job.version, signature, job.in_flight)
     assert job.models is not None
     return PublishedModel(find_version(job.models, job.model, job.version), signature)
+
+
+@contextmanager
+def _engine(job: ScoreJob, here: LocalEngine) -> Iterator[Engine]:
+    """The engine that was asked for; `here` knows the model, the mode and the histories."""
+    if job.engine == "local":
+        yield here
+        return
+    from tfrec import cluster
+    from tfrec.scoring.ray_engine import RayEngine, ShardWorker
+
+    assert job.models is not None
+    version = find_version(job.models.absolute(), job.model, here.model.version)
+    with cluster.connected(job.address):
+        arguments = (version, here.mode, here.histories, here.k)
+        yield RayEngine(cluster.Crew.hired(ShardWorker, arguments, job.num_workers, job.num_gpus_per_worker))
 
 
 def _load(job: ScoreJob) -> Dataset | None:
