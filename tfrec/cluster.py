@@ -66,9 +66,11 @@ class Crew:
 
     Args:
         workers: handles of Ray actors that restart, see `hired`.
+        arguments: references to what their constructor takes; held, because a restart takes it again.
     """
 
-    def __init__(self, workers: Sequence[Any]) -> None:
+    def __init__(self, workers: Sequence[Any], arguments: Sequence[Any]) -> None:
+        self._arguments = arguments
         self._busy: dict[Any, tuple[Any, _Task | None]] = {}
         self._idle: list[Any] = []
         self._returned: deque[_Task] = deque()
@@ -92,7 +94,7 @@ class Crew:
         room = resources.get("GPU", 0) / num_gpus if num_gpus else resources.get("CPU", 0)
         remote = ray.remote(worker).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1)
         shared = [ray.put(argument) for argument in arguments]
-        return cls([remote.remote(*shared) for _ in range(num_workers or max(int(room), 1))])
+        return cls([remote.remote(*shared) for _ in range(num_workers or max(int(room), 1))], shared)
 
     def results(self, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """Key and result of each item, in the order in which they are ready, each once.
@@ -136,8 +138,10 @@ class Crew:
 
     def _lost(self, worker: Any, task: _Task | None, error: RayError) -> None:
         reason = " ".join(str(error).split())
-        if task is None:  # Ray has tried again for as long as there was hope
-            raise TfrecError(f"A worker cannot be started: {reason}") from error
+        if task is None:  # Ray has tried again for as long as there was hope; the others do its work
+            if not (self._busy or self._idle):
+                raise TfrecError(f"No worker can be started: {reason}") from error
+            return
         task.losses += 1
         if task.losses == _MAX_LOSSES:
             raise TfrecError(f"The same work ended {_MAX_LOSSES} workers, the last one so: {reason}") from error
