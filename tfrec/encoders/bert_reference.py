@@ -14,6 +14,7 @@ from scipy.special import erf
 from tfrec.encoders.hugging_face import BertCheckpoint
 
 Array = NDArray[np.float32]
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co"}
 _SPACES = {"Zs", "Zl", "Zp"}
 _IDEOGRAPHS = ("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH")
 
@@ -51,7 +52,7 @@ def reference_outputs(checkpoint: BertCheckpoint, ids: list[int]) -> tuple[Array
 
 
 def _words(checkpoint: BertCheckpoint, text: str) -> list[str]:
-    visible = [c for c in text if c in "\t\n\r" or (c != "\ufffd" and not unicodedata.category(c).startswith("C"))]
+    visible = [c for c in text if c in "\t\n\r" or (c != "\ufffd" and unicodedata.category(c) not in _INVISIBLE)]
     spaced = "".join(f" {c} " if unicodedata.name(c, "").startswith(_IDEOGRAPHS) else c for c in visible)
     spaced = "".join(" " if unicodedata.category(c) in _SPACES else c for c in spaced)
     if checkpoint.strip_accents:

@@ -27,6 +27,7 @@ CONTINUED = "##"
 MAX_WORD_CHARACTERS = 100
 _NAMES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CODES = 0x32000  # what lies above is unassigned, private, or only marks a character before it
+_CONTROL = frozenset({"Cc", "Cf", "Co", "Cs"})  # not Cn: what is unassigned here may be a letter in a newer Unicode
 _CJK = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -171,7 +172,7 @@ def _clean(character: str, lower_case: bool, strip_accents: bool) -> str:
     category = unicodedata.category(character)
     if character in "\t\n\r" or category.startswith("Z"):
         return " "
-    if character == "\ufffd" or category.startswith("C"):
+    if character == "\ufffd" or category in _CONTROL:
         return ""
     alone = any(first <= ord(character) <= last for first, last in _CJK)
     if strip_accents:
