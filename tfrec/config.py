@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from tfrec.errors import TfrecError
 
 ColumnKind = Literal["categorical", "numeric", "text", "list"]
+AudioDecoder = Literal["av", "tensorflow_io"]
 QueryEncoder = Literal["attention", "transformer", "gru", "lstm", "decay", "mean"]
 SEQUENCE_ENCODERS = ("transformer", "gru", "lstm")
 """Query encoders that read a history in order and can answer after each of its events."""
@@ -182,6 +183,7 @@ class AudioConfig:
         highest_hz: where the highest band ends; 0 means half the sample rate.
         top_db: dynamic range in decibels below a sound's loudest.
         deltas: derivatives kept beside the coefficients: 0, 1 (how they change) or 2 (and how that changes).
+        decoder: of plain sound files (wav, flac, mp3, ogg): `av` (faster), or `tensorflow_io`, and `av` where that fails.
     """
 
     sample_rate_hz: int = 16_000
@@ -195,6 +197,7 @@ class AudioConfig:
     highest_hz: float = 0.0
     top_db: float = 80.0
     deltas: int = 0
+    decoder: AudioDecoder = "av"
 
     def __post_init__(self) -> None:
         _require_positive(

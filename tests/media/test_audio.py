@@ -75,3 +75,35 @@ def test_what_is_no_sound_is_refused(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF" + bytes(100))
     with pytest.raises(MediaError, match="starts like an AVI or WAV file"):
         read_audio([tmp_path / "a.wav"], 16_000, 30)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame")])
+def test_tensorflow_io_hears_what_av_hears(tmp_path, write_media, suffix, codec):
+    path = tmp_path / f"a.{suffix}"
+    write_media(path, [], tone=tone(1, 44_100), tone_rate_hz=44_100, audio_codec=codec)
+    by_av, by_tfio = (read_audio([path], 16_000, 30, decoder=name) for name in ("av", "tensorflow_io"))
+    assert by_tfio.dtype == np.float32
+    assert len(by_tfio) == pytest.approx(len(by_av), abs=50)
+    assert loudest_hertz(by_tfio, 16_000) == pytest.approx(440, abs=3)
+    levels = [np.sqrt(np.mean(waveform[4_000:12_000] ** 2)) for waveform in (by_av, by_tfio)]
+    assert levels[1] == pytest.approx(levels[0], rel=0.02)
+
+
+def test_tensorflow_io_reads_no_more_than_is_asked_for(tmp_path, write_media):
+    path = write_media(tmp_path / "a.wav", [], tone=tone(2, 16_000), tone_rate_hz=16_000, audio_codec="pcm_s16le")
+    assert len(read_audio([path], 16_000, 0.5, decoder="tensorflow_io")) == 8_000
+
+
+def test_av_reads_what_tensorflow_io_cannot(tmp_path, write_media):
+    samples = tone(1, 16_000)
+    source = write_media(tmp_path / "a.mov", [], tone=samples, tone_rate_hz=16_000, audio_codec="pcm_s24le")
+    path = source.rename(tmp_path / "a.ogg")  # no Ogg at all
+    np.testing.assert_allclose(read_audio([path], 16_000, 30, decoder="tensorflow_io"), samples, atol=1e-3)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\xff\xff\xff\x7fWAVEfmt ", b"no sound" * 99])
+def test_tensorflow_io_leaves_a_broken_file_to_a_reject_with_a_reason(tmp_path, content):
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(MediaError):
+        read_audio([path], 16_000, 30, decoder="tensorflow_io")

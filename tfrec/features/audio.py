@@ -52,6 +52,8 @@ class AudioEncoder(tf.Module):
             name: getattr(config, name) for name in ("num_mel_bands", "lowest_hz", "highest_hz", "top_db", "deltas")
         }
         changed = [f"-{name}-{value:g}" for name, value in rarer.items() if value != getattr(AudioConfig(), name)]
+        if config.decoder != "av":
+            changed.append(f"-{config.decoder}")
         return version + "".join(changed)  # what was encoded before these options existed stays valid
 
     def __call__(self, waveforms: tf.Tensor, num_samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

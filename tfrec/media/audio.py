@@ -15,13 +15,19 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from tfrec.config import AudioDecoder
 from tfrec.media.container import Deadline, MediaError, decode, open_container
+from tfrec.media.plain_audio import SUFFIXES, read_plain_audio
 
 Waveform = NDArray[np.float32]
 
 
 def read_audio(
-    paths: Sequence[Path], sample_rate_hz: int, max_seconds: float, timeout_seconds: float = 60.0
+    paths: Sequence[Path],
+    sample_rate_hz: int,
+    max_seconds: float,
+    timeout_seconds: float = 60.0,
+    decoder: AudioDecoder = "av",
 ) -> Waveform:
     """Reads sound files that follow each other, or the sound track of a video.
 
@@ -30,6 +36,7 @@ def read_audio(
         sample_rate_hz: rate of the result.
         max_seconds: what comes later is left out.
         timeout_seconds: time limit for all of them.
+        decoder: `tensorflow_io` tries that first where a file is plain sound.
 
     Returns:
         float32 `[samples]`, empty where there is no sound track.
@@ -40,10 +47,17 @@ def read_audio(
     parts: list[Waveform] = []
     for path in paths:
         left = max_seconds - sum(map(len, parts)) / sample_rate_hz
-        if left > 0:
-            with open_container(path) as container:
-                parts.append(read_sound_track(container, sample_rate_hz, left, Deadline(path, timeout_seconds)))
+        if left <= 0:
+            break
+        plain = decoder == "tensorflow_io" and path.suffix.lower() in SUFFIXES
+        part = read_plain_audio(path, sample_rate_hz, left) if plain else None
+        parts.append(_read_file(path, sample_rate_hz, left, timeout_seconds) if part is None else part)
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _read_file(path: Path, sample_rate_hz: int, max_seconds: float, timeout_seconds: float) -> Waveform:
+    with open_container(path) as container:
+        return read_sound_track(container, sample_rate_hz, max_seconds, Deadline(path, timeout_seconds))
 
 
 def read_sound_track(container: Any, sample_rate_hz: int, max_seconds: float, deadline: Deadline) -> Waveform:

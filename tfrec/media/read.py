@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrec.config import AudioConfig, ImageConfig
+from tfrec.config import AudioConfig, AudioDecoder, ImageConfig
 from tfrec.data.schema import MediaSource
 from tfrec.media.audio import Waveform, read_audio, read_sound_track
 from tfrec.media.container import Deadline, open_container
@@ -27,6 +27,7 @@ class DecodeSettings:
         sample_rate_hz: rate of the waveform.
         max_seconds: longer sound tracks are cut.
         timeout_seconds: time limit per file.
+        audio_decoder: of plain sound files.
     """
 
     sampling: Sampling
@@ -34,11 +35,19 @@ class DecodeSettings:
     sample_rate_hz: int
     max_seconds: float
     timeout_seconds: float
+    audio_decoder: AudioDecoder = "av"
 
     @classmethod
     def of(cls, image: ImageConfig, audio: AudioConfig, timeout_seconds: float) -> DecodeSettings:
         """From the configuration."""
-        return cls(Sampling.of(image), image.image_size, audio.sample_rate_hz, audio.max_seconds, timeout_seconds)
+        return cls(
+            Sampling.of(image),
+            image.image_size,
+            audio.sample_rate_hz,
+            audio.max_seconds,
+            timeout_seconds,
+            audio.decoder,
+        )
 
 
 def main_path(source: MediaSource) -> Path:
@@ -66,7 +75,8 @@ def read_media(source: MediaSource, settings: DecodeSettings) -> Decoded:
     if source.frames is not None:
         frames = read_frames(source.frames, settings.sampling, settings.image_size, settings.timeout_seconds)
     if source.audio:
-        sound = read_audio(source.audio, settings.sample_rate_hz, settings.max_seconds, settings.timeout_seconds)
+        limits = (settings.sample_rate_hz, settings.max_seconds, settings.timeout_seconds)
+        sound = read_audio(source.audio, *limits, decoder=settings.audio_decoder)
     return frames, sound
 
 
