@@ -15,6 +15,7 @@ from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.training import Objective, fit
 
 LENGTH, BATCH, ALL = 8, 16, 100
+WEIGHT = "model/candidate_tower/ids/embeddings/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 @pytest.fixture
@@ -65,7 +66,8 @@ def numpy_losses(model, batch, config: RetrievalConfig, counts: np.ndarray) -> l
         if config.loss == "gbce":
             rate = len(negatives) / (num_warm - 1) if config.num_uniform_negatives < num_warm else 1.0
             power = rate * (config.gbce_calibration * (1 - 1 / rate) + 1 / rate)
-            losses.append(power * softplus(-scores[target]) + softplus(others).sum())
+            base = model.base_rate.numpy()
+            losses.append(power * softplus(-scores[target] - base) + softplus(others + base).sum())
             continue
         if config.num_uniform_negatives < num_warm:
             others = others - np.log(1 - (1 - 1 / num_warm) ** config.num_uniform_negatives)
@@ -118,4 +120,8 @@ def test_killed_run_continues_as_it_would_have(dataset, config, tmp_path):
     np.testing.assert_array_equal(train("killed", 2), train("undisturbed", 2))
 
 
-WEIGHT = "model/candidate_tower/ids/embeddings/.ATTRIBUTES/VARIABLE_VALUE"
+def test_gbce_starts_at_the_shares_of_the_videos(dataset, config):
+    model = make_model(dataset, replace(config, loss="gbce", trends=False), random=False)
+    counts = dataset.interactions.train_counts
+    logits = model.appeal.published(tf.range(model.num_videos), 0).numpy() + model.base_rate.numpy()
+    np.testing.assert_allclose(np.exp(logits), (1 + counts) / counts.sum(), rtol=1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -69,6 +70,10 @@ class RetrievalModel(Model):
         self.samples_negatives = batches.samples_catalogue
         corrected = config.loss == "softmax" and config.log_q_correction and self.samples_negatives
         self.frequency = tf.constant(batches.frequency, tf.float32) if corrected else None
+        if config.loss == "gbce":
+            # Appeal starts at the logarithm of counts; less that of all events, it is the logit of a video's share.
+            share = -math.log(max(int(dataset.interactions.train_counts.sum()), 1))
+            self.base_rate = tf.Variable(share, dtype=tf.float32, name="base_rate")
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Mean loss of the targets of one batch of `RetrievalBatches`, with weight penalty and alignment."""
@@ -138,6 +143,7 @@ class RetrievalModel(Model):
         if self.config.loss == "bpr":
             return tf.reduce_mean(bayesian_personalised_ranking(targets, logits))
         rate = tf.cast(num_candidates - 1, tf.float32) / max(self.num_warm - 1, 1)
+        logits += self.base_rate  # else the scores themselves would have to sink, popular videos' most
         return tf.reduce_mean(generalised_bce(logits, targets, tf.minimum(rate, 1.0), self.config.gbce_calibration))
 
     def _member_scores(self, queries: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
