@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from embedded_server import running
+from embedded_server import free_port, running
 from small_platform import dataset, model, recommender, retrieval
 
 from tfrec.data.schema import Dataset
 from tfrec.export.publish import publish
 from tfrec.export.recommender import Recommender, save_recommender
 
-__all__ = ["dataset", "model", "recommender", "retrieval", "running"]
+__all__ = ["dataset", "free_port", "model", "recommender", "retrieval", "running"]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -37,6 +39,20 @@ USER = query_inputs(Records({"user_id": np.array(["u1"], object)}), Histories(No
 def server(models: Path, running: Running) -> Iterator[Server]:
     with running(model_name="recommender", model_base_path=str(models / "recommender")) as server:
         yield server
+
+
+@contextmanager
+def server_process(base_path: Path, port: int) -> Iterator[Server]:
+    """`python -m serving.server`."""
+    flags = [f"--port={port}", "--model_name=recommender", f"--model_base_path={base_path}"]
+    process = subprocess.Popen([sys.executable, "-m", "serving.server", *flags], cwd=ROOT)
+    try:
+        connect(f"127.0.0.1:{port}", patience_seconds=600.0)
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Server("", port, channel)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def connect(address: str, version: int | None = None, signature: str = "recommend", **options: Any) -> ServedModel:
@@ -98,7 +114,7 @@ def test_online_is_batch(server: Server, models: Path, dataset: Any, tmp_path: P
 
 
 @pytest.mark.slow
-def test_online_is_batch_for_500_users_of_the_demo(running: Running, tmp_path: Path) -> None:
+def test_online_is_batch_for_500_users_of_the_demo(free_port: Callable[[], int], tmp_path: Path) -> None:
     models, data = ROOT / "runs" / "demo" / "models", ROOT / "runs" / ".cache" / "demo"
     if not (models / "recommender").is_dir():
         pytest.skip("needs the run of `make train`")
@@ -108,7 +124,7 @@ def test_online_is_batch_for_500_users_of_the_demo(running: Running, tmp_path: P
     options = {"data": data, "k": 100, "batch_size": 64, "shard_size": 200}
     rows = score(models, tmp_path / "users.csv", tmp_path / "here", **options)
     inputs = query_inputs(Records({"user_id": users}), Histories(load_dataset(DataConfig(folder=data))), 100)
-    with running(model_name="recommender", model_base_path=str(models / "recommender")) as server:
+    with server_process(models / "recommender", free_port()) as server:
         assert_online_is_batch(rows, inputs, server)
         run_job(None, tmp_path / "users.csv", tmp_path / "there", server=server.address, **options)
     assert shards(tmp_path / "there") == shards(tmp_path / "here")
