@@ -23,7 +23,7 @@ RetrievalObjective = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hi
 Fusion = Literal["gated", "weighted", "concat", "attention"]
 Graph = Literal["none", "lightgcn", "mmgcn"]
 Loss = Literal["softmax", "gbce", "bpr"]
-IndexKind = Literal["auto", "exact", "scann", "portable"]
+IndexKind = Literal["auto", "exact", "bfloat16", "scann", "portable"]
 Storage = Literal["float32", "float16", "int8"]
 EncoderTraining = Literal["frozen", "top_layers", "full"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
@@ -552,8 +552,8 @@ class IndexConfig:
     """The nearest-neighbour index.
 
     Args:
-        kind: `exact`, `scann` (native op), `portable` (its tree as stock ops), `auto`: exact up to
-            `exact_below` videos, portable above.
+        kind: `exact`, `bfloat16` (exact, for servers with GPUs), `scann` (native op), `portable` (its tree as stock ops),
+            `auto`: exact up to `exact_below` videos, portable above.
         exact_below: catalogue size up to which `auto` searches exactly.
         recall_target: recall@100 against exact search that the number of searched leaves is chosen for.
         num_leaves: leaves of the tree; 0 chooses from the catalogue size.

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec.index.base import Index
+from tfrec.index.bfloat16 import BFloat16Index
 from tfrec.index.exact import ExactIndex
 from tfrec.index.partition import partition
 from tfrec.index.portable import PortableIndex
@@ -30,7 +31,12 @@ def _portable(embeddings: np.ndarray) -> Index:
     return PortableIndex(embeddings, partition(np.asarray(embeddings, np.float32), NUM_LEAVES), 8)
 
 
-KINDS: dict[str, Callable[[np.ndarray], Index]] = {"exact": ExactIndex, "scann": _scann, "portable": _portable}
+KINDS: dict[str, Callable[[np.ndarray], Index]] = {
+    "exact": ExactIndex,
+    "bfloat16": BFloat16Index,
+    "scann": _scann,
+    "portable": _portable,
+}
 
 
 @pytest.fixture(scope="module", params=list(KINDS))

@@ -12,6 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import kernels
 
 from tfrec.errors import TfrecError
 
@@ -88,6 +89,12 @@ def foreign(ops: Set[str]) -> set[str]:
     # `tf.raw_ops` holds the ops of TensorFlow alone, whatever else this process has loaded.
     core = {op for op in dir(tf.raw_ops) if op not in PYTHON_OPS}
     return set(ops) - core - TF_TEXT_OPS
+
+
+def without_gpu_kernel(ops: Set[str]) -> set[str]:
+    """Those of `ops` that this TensorFlow has no GPU kernel for; a build without GPUs knows those of none."""
+    listed = {op: kernels.get_registered_kernels_for_op(op).kernel for op in ops}
+    return {op for op, found in listed.items() if not {kernel.device_type for kernel in found} & {"GPU", "DEFAULT"}}
 
 
 def assert_stock(saved_model: Path) -> None:

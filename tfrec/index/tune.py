@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from tfrec.config import IndexConfig
 from tfrec.errors import TfrecError
 from tfrec.index.base import Index, checked_embeddings
+from tfrec.index.bfloat16 import BFloat16Index
 from tfrec.index.exact import ExactIndex
 from tfrec.index.partition import Partition, ProgressCallback, partition
 from tfrec.index.portable import PortableIndex
@@ -43,7 +44,7 @@ class IndexReport:
     """What was built and how good it is.
 
     Args:
-        kind: `exact`, `scann` or `portable`.
+        kind: `exact`, `bfloat16`, `scann` or `portable`.
         num_leaves: leaves of the tree; 0 without a tree.
         leaves_to_search: leaves searched per query; 0 without a tree.
         recall: share of the exact 100 nearest videos found, over `num_queries` queries.
@@ -178,6 +179,8 @@ def _build(
     num_videos = len(matrix)
     if config.kind == "exact" or (config.kind == "auto" and num_videos <= config.exact_below):
         return ExactIndex(matrix)
+    if config.kind == "bfloat16":
+        return BFloat16Index(matrix)
     num_leaves = min(config.num_leaves or round(LEAVES_PER_ROOT * num_videos**0.5), num_videos)
     if config.kind == "scann":
         return _build_scann(matrix, num_leaves, config, queries, nearest)
