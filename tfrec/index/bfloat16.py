@@ -39,7 +39,7 @@ class BFloat16Index(Index):
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
         rough = tf.matmul(tf.cast(queries, tf.bfloat16), self.rounded, transpose_b=True)
         nearest = tf.math.top_k(tf.cast(rough, tf.float32), tf.minimum(2 * k + SPARE, self.num_videos)).indices
-        vectors = tf.gather(self.embeddings, nearest)
+        vectors = tf.gather(tf.convert_to_tensor(self.embeddings), nearest)  # see docs/index.md on gathering
         scores = tf.squeeze(tf.matmul(vectors, queries[:, :, tf.newaxis]), 2)
         best = tf.math.top_k(scores, tf.minimum(k, self.num_videos))
         return pad_to(SearchResult(best.values, tf.gather(nearest, best.indices, batch_dims=1)), k)
