@@ -18,10 +18,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.remote.aio import DEFAULT_SERVER, AsyncClient
-from serving.remote.calls import Embedding, Match, Query, Recommendation, VersionStatus
+from serving.remote.calls import Embedding, Filters, Match, Query, Recommendation, VersionStatus
 from serving.remote.errors import CallError
 
-__all__ = ["AsyncClient", "CallError", "Client", "Embedding", "Match", "Query", "Recommendation", "VersionStatus"]
+__all__ = [
+    "AsyncClient",
+    "CallError",
+    "Client",
+    "Embedding",
+    "Filters",
+    "Match",
+    "Query",
+    "Recommendation",
+    "VersionStatus",
+]
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from serving.remote import calls
-from serving.remote.calls import Arrays, Call, Embedding, Match, Query, Recommendation, VersionStatus
+from serving.remote.calls import Arrays, Call, Embedding, Filters, Match, Query, Recommendation, VersionStatus
 from serving.remote.errors import DEADLINE_EXCEEDED, UNAVAILABLE, CallError
 from tfrec.errors import TfrecError
 
@@ -97,6 +97,7 @@ class AsyncClient:
         timestamp: int = 0,
         exclude: Sequence[str] = (),
         k: int = 10,
+        filters: Filters | None = None,
     ) -> list[Recommendation]:
         """A slate for one user.
 
@@ -107,6 +108,7 @@ class AsyncClient:
             timestamp: Unix seconds of the request, 0 for now.
             exclude: video ids that may not be shown.
             k: slots wanted; what the model was exported with bounds them.
+            filters: allow-list, block-list, safety, weights and diversity; None for the exported defaults.
 
         Returns:
             The filled slots, best first.
@@ -114,7 +116,7 @@ class AsyncClient:
         Raises:
             CallError: Naming server, model and cause, as do the other calls.
         """
-        query = Query(user_id, history, history_timestamp, timestamp, exclude, k)
+        query = Query(user_id, history, history_timestamp, timestamp, exclude, k, filters)
         return (await self.recommend_batch([query]))[0]
 
     async def recommend_batch(self, queries: Sequence[Query]) -> list[list[Recommendation]]:

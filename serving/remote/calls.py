@@ -21,6 +21,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Filters:
+    """What a request asks beyond the defaults that the model was exported with.
+
+    Args:
+        allow: the only video ids that may be shown; none at all allows everything.
+        block: video ids that may not be shown.
+        min_safety: least safety of what is shown; None for the exported threshold.
+        weights: of click, finish, like and freshness in the final score; None for the exported ones.
+        diversity: 0 for the best score alone, up to 1; None for the exported one.
+    """
+
+    allow: Sequence[str] = ()
+    block: Sequence[str] = ()
+    min_safety: float | None = None
+    weights: tuple[float, float, float, float] | None = None
+    diversity: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and (len(self.weights) != 4 or min(self.weights) < 0):
+            raise TfrecError(
+                f"`weights` must be four numbers of 0 or more (click, finish, like, freshness). Received: {self.weights!r}."
+            )
+        for name in ("min_safety", "diversity"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise TfrecError(f"`{name}` must be from 0 to 1. Received: {value!r}.")
+
+
+@dataclass(frozen=True)
 class Query:
     """A request for recommendations.
 
@@ -31,6 +60,7 @@ class Query:
         timestamp: Unix seconds of the request, 0 for now.
         exclude: video ids that may not be shown.
         k: slots wanted.
+        filters: None for the exported defaults.
     """
 
     user_id: str = ""
@@ -39,6 +69,7 @@ class Query:
     timestamp: int = 0
     exclude: Sequence[str] = ()
     k: int = 10
+    filters: Filters | None = None
 
     def __post_init__(self) -> None:
         if self.history_timestamp and len(self.history_timestamp) != len(self.history):
@@ -131,20 +162,38 @@ class Call(Generic[T]):
 
 def recommend(queries: Sequence[Query]) -> Call[list[list[Recommendation]]]:
     """Slates for several requests, empty slots left out."""
+    filtered = any(query.filters for query in queries)
+    inputs = _inputs(queries) | (_filters(queries) if filtered else {})
+    return Call("recommend_filtered" if filtered else "recommend", inputs, _slates)
+
+
+def _inputs(queries: Sequence[Query]) -> dict[str, NDArray[Any]]:
     history = _padded([query.history for query in queries], "", object)
     times = [query.history_timestamp for query in queries]
-    return Call(
-        "recommend",
-        {
-            "user_id": _texts([query.user_id for query in queries]),
-            "history": history,
-            "history_timestamp": _padded(times, 0, np.int64, history.shape[1]),
-            "timestamp": np.array([query.timestamp for query in queries], np.int64),
-            "exclude": _padded([query.exclude for query in queries], "", object),
-            "k": np.array([query.k for query in queries], np.int32),
-        },
-        _slates,
-    )
+    return {
+        "user_id": _texts([query.user_id for query in queries]),
+        "history": history,
+        "history_timestamp": _padded(times, 0, np.int64, history.shape[1]),
+        "timestamp": np.array([query.timestamp for query in queries], np.int64),
+        "exclude": _padded([query.exclude for query in queries], "", object),
+        "k": np.array([query.k for query in queries], np.int32),
+    }
+
+
+def _filters(queries: Sequence[Query]) -> dict[str, NDArray[Any]]:
+    """Inputs of `recommend_filtered`; negative numbers stand for what was exported."""
+    filters = [query.filters or Filters() for query in queries]
+    return {
+        "allow": _padded([one.allow for one in filters], "", object),
+        "block": _padded([one.block for one in filters], "", object),
+        "min_safety": np.array([_given(one.min_safety) for one in filters], np.float32),
+        "weights": np.array([one.weights or (-1.0,) * 4 for one in filters], np.float32),
+        "diversity": np.array([_given(one.diversity) for one in filters], np.float32),
+    }
+
+
+def _given(value: float | None) -> float:
+    return -1.0 if value is None else value
 
 
 def similar(video_id: str) -> Call[list[Match]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from serving.client import Client
 from serving.remote.aio import DEFAULT_SERVER
+from serving.remote.calls import Filters
 from tfrec.errors import TfrecError
 
 _DECIMALS = 4
@@ -55,6 +56,10 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     add("--timestamp", type=int, default=0, metavar="UNIX", help="of the request (default: now)")
     add("--exclude", nargs="+", default=[], metavar="VIDEO", help="videos that may not be shown")
     add("--k", type=int, default=10, metavar="N", help="slots (default: %(default)s)")
+    add("--allow", nargs="+", default=[], metavar="VIDEO", help="the only videos that may be shown")
+    add("--block", nargs="+", default=[], metavar="VIDEO", help="videos that may not be shown")
+    add("--min-safety", type=float, metavar="0..1", help="least safety (default: as exported)")
+    add("--diversity", type=float, metavar="0..1", help="(default: as exported)")
 
 
 def _add_embed(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +72,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
 
 
 def _recommend(client: Client, options: argparse.Namespace) -> Any:
+    filters = Filters(tuple(options.allow), tuple(options.block), options.min_safety, diversity=options.diversity)
     return client.recommend(
         options.user_id,
         options.history,
@@ -74,6 +80,7 @@ def _recommend(client: Client, options: argparse.Namespace) -> Any:
         timestamp=options.timestamp,
         exclude=options.exclude,
         k=options.k,
+        filters=None if filters == Filters() else filters,
     )
 
 

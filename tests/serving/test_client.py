@@ -20,10 +20,11 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 
-from serving.client import AsyncClient, CallError, Client, Match, Query, Recommendation
+from serving.client import AsyncClient, CallError, Client, Filters, Match, Query, Recommendation
 from serving.remote import calls, wire
 from serving.remote.command import main
 from tfrec.errors import TfrecError
+from tfrec.export.request import CHOICE_SPECS, FILTER_SPECS, QUERY_SPECS
 
 ROOT = Path(__file__).parents[2]
 
@@ -208,6 +209,37 @@ def test_queries_that_cannot_work() -> None:
         Query(history=["a"], history_timestamp=[1, 2])
     with pytest.raises(TfrecError, match="`k` must be at least 1"):
         Query(k=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": (1.0, 1.0, 1.0)}, "must be four numbers"),
+        ({"weights": (1.0, 1.0, 1.0, -1.0)}, "must be four numbers"),
+        ({"min_safety": 1.5}, "`min_safety` must be from 0 to 1"),
+        ({"diversity": -0.1}, "`diversity` must be from 0 to 1"),
+    ],
+)
+def test_filters_that_cannot_work(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TfrecError, match=message):
+        Filters(**options)
+
+
+def test_a_filtered_request_has_the_inputs_of_the_signature() -> None:
+    call = calls.recommend([Query(filters=Filters(allow=["a", "b"], min_safety=0.5)), Query("u")])
+    specs = (*QUERY_SPECS, *FILTER_SPECS, *CHOICE_SPECS)
+    assert call.signature == "recommend_filtered"
+    for spec in specs:
+        array = call.inputs[spec.name]
+        assert spec.is_compatible_with(tf.constant(array.tolist(), spec.dtype, array.shape)), spec
+    assert set(call.inputs) == {spec.name for spec in specs}
+    assert call.inputs["allow"].tolist() == [["a", "b"], ["", ""]]
+    np.testing.assert_allclose(call.inputs["min_safety"], [0.5, -1])
+    np.testing.assert_array_equal(call.inputs["weights"], np.full((2, 4), -1))
+
+
+def test_a_plain_request_asks_for_the_default_signature() -> None:
+    assert calls.recommend([Query()]).signature == "recommend"
 
 
 def test_widths_are_powers_of_two_so_that_requests_join() -> None:
