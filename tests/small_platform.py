@@ -87,9 +87,16 @@ def model(dataset: Dataset, retrieval: RetrievalModel) -> ServingModel:
     return make_serving_model(dataset, retrieval)
 
 
-def make_serving_model(dataset: Dataset, retrieval: RetrievalModel) -> ServingModel:
-    """Six events of history, slates of up to 10 out of 20 candidates; the weights of the ranker are random."""
-    ranking = RankingModel(RankingConfig(hidden_units=[8]), dataset, retrieval, retrieval.embed_catalogue())
+def make_serving_model(dataset: Dataset, retrieval: RetrievalModel, content_dim: int = 0) -> ServingModel:
+    """Six events of history, slates of up to 10 out of 20 candidates; the weights of the ranker are random.
+
+    With a content block, cold videos and histories have random numbers in it.
+    """
+    learned, is_cold = retrieval.embed_catalogue(), dataset.interactions.train_counts == 0
+    block = np.random.default_rng(3).normal(size=(NUM_VIDEOS, content_dim)).astype(np.float32)
+    candidates = np.concatenate([block * is_cold[:, None], learned], axis=1)
+    history = np.concatenate([block, retrieval.history_embeddings(learned)], axis=1)
+    ranking = RankingModel(RankingConfig(hidden_units=[8]), dataset, retrieval, candidates, history)
     log = HistoryLog.of(dataset.interactions, (Part.TRAIN,), 6)
     query = log.latest(tf.constant([0, 1]), tf.constant([1, 1], tf.int64))
     events = tf.gather(ranking.video_embeddings, tf.maximum(query.history, 0))
@@ -102,13 +109,14 @@ def make_serving_model(dataset: Dataset, retrieval: RetrievalModel) -> ServingMo
         query_tower=retrieval.query_tower,
         video_embeddings=ranking.video_embeddings,
         history_embeddings=ranking.history_embeddings,
-        is_cold=dataset.interactions.train_counts == 0,
+        is_cold=is_cold,
         ranking=ranking,
         index=ExactIndex(ranking.video_embeddings.numpy()),
         history_length=6,
         log_end=int(dataset.interactions.timestamp.max()),
         temperature=0.5,
         config=ExportConfig(max_k=10, num_candidates=20, retrieval_exponent=0.5, max_similarity=1.0),
+        layout=ranking.layout,
     )
 
 

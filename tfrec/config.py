@@ -507,6 +507,8 @@ class ColdStartConfig:
 
     Args:
         enabled: without it cold videos are embedded by the candidate tower, their id unknown.
+        content_dim: width of the content block, in which cold videos are compared with what was watched by content itself, as
+            content-kNN does; 0 leaves it out, and so does a run where it finds no more of them.
         hidden_units: width of encoder and decoder.
         kl_weight: weight of the KL term after annealing.
         annealing_epochs: epochs over which the KL weight rises from 0.
@@ -521,6 +523,7 @@ class ColdStartConfig:
     """
 
     enabled: bool = True
+    content_dim: int = 64
     hidden_units: int = 256
     kl_weight: float = 1e-3
     annealing_epochs: int = 5
@@ -544,7 +547,7 @@ class ColdStartConfig:
             "patience",
         )
         _require_share(self, "dropout", "generation_share")
-        _require_not_negative(self, "kl_weight", "reconstruction_weight", "alignment_weight")
+        _require_not_negative(self, "content_dim", "kl_weight", "reconstruction_weight", "alignment_weight")
 
 
 @dataclass(frozen=True)

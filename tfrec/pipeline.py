@@ -31,7 +31,7 @@ from tfrec.evaluation import metrics
 from tfrec.evaluation.content import category_accuracy, category_column
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, final_part, make_task
 from tfrec.evaluation.examples import SLATE_SHOWN, ExampleSlates
-from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle
+from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle, training_weights
 from tfrec.evaluation.report import ExampleSlate
 from tfrec.export.log_requests import SignatureCall, task_requests
 from tfrec.export.publish import Answer, publish, write_serving_config
@@ -46,13 +46,17 @@ from tfrec.features.similarity import content_directions
 from tfrec.features.tuning import TunableEncoder, TunableFrames, TunableTexts, save_tuned
 from tfrec.index.base import Index
 from tfrec.index.tune import build_index
+from tfrec.models.baselines import ContentKNN, tuned
 from tfrec.models.cold_start import ColdStartModel
+from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos, content_scale
+from tfrec.models.content_block import ContentBlock
 from tfrec.models.fine_tuning import FineTunedRetrieval
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.training import Objective, Record, fit, restore_best
 from tfrec.run import RunFolder, new_folder
+from tfrec.towers.space import Tables
 
 QUERIES_PER_BATCH = 1024
 STOCK, NATIVE, VIDEO_ENCODER = "recommender", "recommender_scann", "video_encoder"
@@ -67,7 +71,10 @@ MAX_TUNING_USERS = 2000
 SLATES_PER_CALL = 64
 
 MIN_COLD_USERS = 30
-"""Users with a cold positive from which on cold recall decides early stopping of the cold-start head."""
+"""Users with a cold positive from which on cold recall decides: when training of the head stops, and how much content counts."""
+
+SIMULATED_COLD_SHARE = 0.1
+"""Of the warm videos, taken for cold where fewer users tell."""
 
 FINE_TUNING = "fine_tuning"
 
@@ -151,7 +158,8 @@ class Stages:
 
         def validate() -> Record:
             embeddings = model.publish(model.embed_catalogue(), _opening(task))
-            results = self._evaluate(task, self._embed(model, queries, embeddings), embeddings)
+            tables = model.tables(embeddings)
+            results = self._evaluate(task, self._embed(model, queries, tables), tables)
             return _validation_record(results, {config.objective})
 
         self._fit(
@@ -228,7 +236,8 @@ class Stages:
         def validate() -> Record:
             model.refresh()
             embeddings = model.publish(model.embed_catalogue(), _opening(task))
-            results = self._evaluate(task, self._embed(model, queries, embeddings), embeddings)
+            tables = model.tables(embeddings)
+            results = self._evaluate(task, self._embed(model, queries, tables), tables)
             return _validation_record(results, {self.config.retrieval.objective})
 
         objective = Objective(self.config.retrieval.objective, True, config.patience)
@@ -252,8 +261,8 @@ class Stages:
             encoders["video"] = TunableFrames(image, frames, lengths, config.image)
         return encoders
 
-    def train_cold_start(self, retrieval: RetrievalModel) -> ColdStartModel | None:
-        """The VAE head, stopped early by the recall of cold videos, or of all where too few users tell."""
+    def train_cold_start(self, retrieval: RetrievalModel) -> ColdVideos | None:
+        """The VAE head, stopped early by the recall of cold videos, or of all where too few users tell; with content beside."""
         config = self.config.cold_start
         if not config.enabled or retrieval.candidate_tower.content is None:
             return None
@@ -262,26 +271,70 @@ class Stages:
         embeddings = retrieval.embed_catalogue()
         model = ColdStartModel(config, retrieval, self.content, embeddings, batches.steps_per_epoch)
         task = self._validation_task()
-        asked = self._embed(retrieval, self.queries(task), embeddings)
+        asked = self._embed(retrieval, self.queries(task), retrieval.tables(embeddings))
         cold = self.dataset.interactions.train_counts == 0
-        enough = (task.relevant[:, cold].sum(axis=1) > 0).sum() >= MIN_COLD_USERS
+        enough = len(_cold_users(task)) >= MIN_COLD_USERS
         rows = np.flatnonzero(cold) if enough else np.arange(len(cold))
 
         def validate() -> Record:
             generated = embeddings.copy()
             generated[rows] = model.embed_videos(rows)
             published = retrieval.publish(generated, _opening(task))
-            results = self._evaluate(task, asked, published)
+            results = self._evaluate(task, asked, Tables(published, published))
             return _validation_record(results, slice_name="cold_start" if enough else "retrieval")
 
         self._fit("cold_start", model, config, batches.epoch, validate, Objective("recall@20", True, config.patience))
-        return model
+        return self._with_content(retrieval, model) if config.content_dim else ColdVideos(model)
 
-    def train_ranking(self, retrieval: RetrievalModel, embeddings: NDArray[np.float32]) -> RankingModel:
+    def _with_content(self, retrieval: RetrievalModel, head: ColdStartModel) -> ColdVideos:
+        """The head with content beside it, by as much as finds most cold videos in the validation part.
+
+        Which modalities count is chosen as for content-kNN, by warm videos.
+        """
+        config, alone = self.config.cold_start, ColdVideos(head)
+        task = self._cold_task()
+        if len(_cold_users(task)) < MIN_COLD_USERS:
+            return alone
+        _, settings = tuned(
+            ContentKNN.name, training_weights(self.dataset.interactions), self.content, self.config.seed
+        )
+        block = ContentBlock(
+            self.content, settings.get("modalities", list(self.content.modalities)), config.content_dim
+        )
+        cold = np.flatnonzero(task.train_counts == 0)
+        beside = ColdVideos(head, block)
+        tables = self._unpublished(retrieval, beside, cold)
+        asked = self._embed(retrieval, self.queries(task), tables)
+        generated = tables.layout.learned(tables.videos)[cold]
+        scale = content_scale(asked, generated, block.catalogue[cold], tables.layout)
+        blends = [
+            replace(beside, content_share=share, content_scale=scale, level=float(generated[:, -1].mean()))
+            for share in CONTENT_SHARES
+        ]
+
+        def recall_with(blend: ColdVideos) -> float:
+            videos = tables.videos.copy()
+            videos[cold] = blend.embed_videos(cold)
+            blended = tables.with_videos(retrieval.publish(videos, _opening(task)))
+            return float(self._evaluate(task, asked, blended)["cold_start"]["recall@20"])
+
+        best = max(blends, key=lambda blend: (recall_with(blend), -blend.content_share))
+        return best if best.content_share else alone
+
+    def _cold_task(self) -> EvaluationTask:
+        """Requests of the validation part that only cold videos answer, or warm ones taken for cold where too few do."""
+        task = self._validation_task()
+        if len(_cold_users(task)) < MIN_COLD_USERS:
+            draw = np.random.default_rng(self.config.seed)
+            taken = draw.random(len(task.train_counts)) < SIMULATED_COLD_SHARE
+            task = replace(task, train_counts=np.where(taken, 0, np.maximum(task.train_counts, 1)))
+        return task.only(_cold_users(task)[:MAX_TUNING_USERS])
+
+    def train_ranking(self, retrieval: RetrievalModel, tables: Tables) -> RankingModel:
         """The ranker, on events that retrieval has not learned from: of those it did, its scores know the outcome."""
         config = self.config.ranking
         tf.keras.utils.set_random_seed(self.config.seed + 2)
-        model = RankingModel(config, self.dataset, retrieval, embeddings)
+        model = RankingModel(config, self.dataset, retrieval, tables.videos, tables.history)
         events = self._ranking_events()
         training = self._ranking_batches(events[Use.TRAINING], (Part.TRAIN,))
         holdout = self._ranking_batches(events[Use.HOLDOUT], (Part.TRAIN,))
@@ -295,21 +348,32 @@ class Stages:
         model.calibrate(holdout)
         return model
 
-    def embed_videos(self, retrieval: RetrievalModel, cold_start: ColdStartModel | None) -> NDArray[np.float32]:
-        """float32 `[num_videos, D]`, as published when the final part begins.
+    def embed_videos(self, retrieval: RetrievalModel, cold_videos: ColdVideos | None) -> Tables:
+        """Embeddings of the catalogue, as published when the final part begins.
 
-        Warm videos come from the candidate tower, cold ones from the head if there is one.
+        Warm videos come from the candidate tower, cold ones from `cold_videos` if there is such a thing.
         """
-        embeddings = retrieval.embed_catalogue()
         cold = np.flatnonzero(self.dataset.interactions.train_counts == 0)
-        if cold_start is not None:
-            embeddings[cold] = cold_start.embed_videos(cold)
-        embeddings[cold, -1] += self._cold_appeal(retrieval, embeddings, cold)
-        return retrieval.publish(embeddings, _opening(self.final_task()))
+        tables = self._unpublished(retrieval, cold_videos, cold)
+        tables.videos[cold, -1] += self._cold_appeal(retrieval, tables, cold)
+        return tables.with_videos(retrieval.publish(tables.videos, _opening(self.final_task())))
 
-    def _cold_appeal(
-        self, retrieval: RetrievalModel, embeddings: NDArray[np.float32], cold: NDArray[np.int64]
-    ) -> float:
+    def _unpublished(
+        self, retrieval: RetrievalModel, cold_videos: ColdVideos | None, cold: NDArray[np.int64]
+    ) -> Tables:
+        """Embeddings of the catalogue but for what changes with time, and for `_cold_appeal`."""
+        embeddings = retrieval.embed_catalogue()
+        if cold_videos is None:
+            return retrieval.tables(embeddings)
+        videos = np.pad(embeddings, [(0, 0), (cold_videos.layout.content_dim, 0)])
+        videos[cold] = cold_videos.embed_videos(cold)
+        if cold_videos.block is None:
+            return retrieval.tables(videos)
+        embeddings[cold] = cold_videos.head.embed_videos(cold)
+        history = [cold_videos.block.catalogue, retrieval.history_embeddings(embeddings)]
+        return Tables(videos, np.concatenate(history, axis=1), cold_videos.layout)
+
+    def _cold_appeal(self, retrieval: RetrievalModel, tables: Tables, cold: NDArray[np.int64]) -> float:
         """What to add to the scores of all cold videos, so that they neither flood the slates nor vanish from them.
 
         The one number that training cannot tell, since it has no cold videos: chosen by recall@20 over the whole catalogue in
@@ -318,35 +382,37 @@ class Stages:
         task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
         if not len(task) or not task.relevant[:, cold].nnz:
             return 0.0
-        asked = self._embed(retrieval, self.queries(task), embeddings)
-        published = retrieval.publish(embeddings, _opening(task))
+        asked = self._embed(retrieval, self.queries(task), tables)
+        published = retrieval.publish(tables.videos, _opening(task))
 
         def recall_with(appeal: float) -> float:
             shifted = published.copy()
             shifted[cold, -1] += appeal
-            return float(self._evaluate(task, asked, shifted)["retrieval"]["recall@20"])
+            return float(self._evaluate(task, asked, tables.with_videos(shifted))["retrieval"]["recall@20"])
 
         return max(COLD_APPEALS, key=lambda appeal: (recall_with(appeal), -abs(appeal)))
 
-    def build_index(
-        self, retrieval: RetrievalModel, embeddings: NDArray[np.float32], kind: IndexKind
-    ) -> tuple[Index, Metrics]:
+    def build_index(self, retrieval: RetrievalModel, tables: Tables, kind: IndexKind) -> tuple[Index, Metrics]:
         """An index, tuned by queries of the validation part."""
         task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
-        queries = self._embed(retrieval, self.queries(task), embeddings)
+        queries = self._embed(retrieval, self.queries(task), tables)
         config = replace(self.config.index, kind=kind)
         with progress_bar("index", "videos") as progress:
             num_results = self.config.export.num_candidates + 1
             index, report = build_index(
-                embeddings, config, queries=queries, num_results=num_results, seed=self.config.seed, progress=progress
+                tables.videos,
+                config,
+                queries=queries,
+                num_results=num_results,
+                seed=self.config.seed,
+                progress=progress,
             )
         figures = asdict(report)
         return index, {"recall_vs_exact@100": figures.pop("recall"), **figures}
 
-    def evaluate(self, retrieval: RetrievalModel, ranking: RankingModel, embeddings: NDArray[np.float32]) -> Metrics:
+    def evaluate(self, retrieval: RetrievalModel, ranking: RankingModel, tables: Tables) -> Metrics:
         """Every number of metrics.json that is measured on the final part."""
-        task = self.final_task()
-        results = self._evaluate(task, self._embed(retrieval, self.queries(task), embeddings), embeddings)
+        task, results = self.final_task(), self.evaluate_retrieval(retrieval, tables)
         oracle = evaluate_oracle(self.dataset.folder, task, self.config.evaluation, self.config.seed)
         return {
             **results,
@@ -363,7 +429,14 @@ class Stages:
             return {}
         return {"content_quality": category_accuracy(self.content, category)}
 
-    def recommender(self, retrieval: RetrievalModel, ranking: RankingModel, index: Index) -> Recommender:
+    def evaluate_retrieval(self, retrieval: RetrievalModel, tables: Tables) -> Metrics:
+        """The whole catalogue, warm and cold videos ranked on the final part, as `tfrec.evaluation.evaluate.evaluate` has it."""
+        task = self.final_task()
+        return self._evaluate(task, self._embed(retrieval, self.queries(task), tables), tables)
+
+    def recommender(
+        self, retrieval: RetrievalModel, ranking: RankingModel, index: Index, cold_videos: ColdVideos | None
+    ) -> Recommender:
         """What is exported, over an index."""
         interactions = self.dataset.interactions
         return Recommender(
@@ -384,6 +457,8 @@ class Stages:
                 safety=self.dataset.videos.safety,
                 content_directions=self._content_directions,
                 created_at=self.dataset.videos.created_at if self.dataset.videos.created_at.any() else None,
+                layout=ranking.layout,
+                cold_weight=1.0 if cold_videos is None else 1 - cold_videos.content_share,
             )
         )
 
@@ -402,38 +477,36 @@ class Stages:
         return None if search.foreign_ops else search  # one signature must not keep servers from loading the others
 
     def video_encoder(
-        self, retrieval: RetrievalModel, cold_start: ColdStartModel | None, embeddings: NDArray[np.float32]
+        self, retrieval: RetrievalModel, cold_videos: ColdVideos | None, tables: Tables
     ) -> VideoEncoder | None:
         """What embeds videos that are in no catalogue yet; None, and a word why, where nothing can.
 
         Args:
             retrieval: trained.
-            cold_start: the head, if there is one.
-            embeddings: of `embed_videos`, in whose space it embeds.
+            cold_videos: what embeds them, if there is such a thing.
+            tables: of `embed_videos`, in whose space it embeds.
         """
         features = self.config.features
         encoders = Encoders.of(self.dataset.videos, self.content, features, self._feature_cache, self.tuned)
-        if cold_start is None or encoders is None:
-            lacking = "there is no cold-start head" if cold_start is None else "no text, media or generation metadata"
+        if cold_videos is None or encoders is None:
+            lacking = "there is no cold-start head" if cold_videos is None else "no text, media or generation metadata"
             console.print(f"  no {VIDEO_ENCODER} is published: {lacking}")
             return None
-        appeal = retrieval.appeal.of_new() + self._cold_shift(retrieval, cold_start, embeddings)
-        video_encoder = VideoEncoder(cold_start, self.content, encoders, appeal)
+        appeal = retrieval.appeal.of_new() + self._cold_shift(retrieval, cold_videos, tables)
+        video_encoder = VideoEncoder(cold_videos, self.content, encoders, appeal)
         if video_encoder.foreign_ops:
             lacked = ", ".join(sorted(video_encoder.foreign_ops))
             console.print(f"  no {VIDEO_ENCODER} is published: stock servers lack ops of its encoders ({lacked})")
             return None
         return video_encoder
 
-    def _cold_shift(
-        self, retrieval: RetrievalModel, cold_start: ColdStartModel, embeddings: NDArray[np.float32]
-    ) -> float:
+    def _cold_shift(self, retrieval: RetrievalModel, cold_videos: ColdVideos, tables: Tables) -> float:
         """`_cold_appeal` as it is in the embeddings, 0 where no video is cold."""
         cold = np.flatnonzero(self.dataset.interactions.train_counts == 0)[:1]
-        generated = np.zeros_like(embeddings)
-        generated[cold] = cold_start.embed_videos(cold)
+        generated = np.zeros_like(tables.videos)
+        generated[cold] = cold_videos.embed_videos(cold)
         published = retrieval.publish(generated, _opening(self.final_task()))
-        return float((embeddings[cold, -1] - published[cold, -1]).sum())
+        return float((tables.videos[cold, -1] - published[cold, -1]).sum())
 
     def publish(
         self, recommenders: Mapping[str, Recommender], video_encoder: VideoEncoder | None = None
@@ -550,17 +623,16 @@ class Stages:
         max_users = self.config.evaluation.max_users
         return make_task(self.dataset.interactions, self._validation_part, max_users, self.config.seed)
 
-    def _embed(
-        self, retrieval: RetrievalModel, queries: list[Query], embeddings: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        table = tf.constant(retrieval.history_embeddings(embeddings))
+    def _embed(self, retrieval: RetrievalModel, queries: list[Query], tables: Tables) -> NDArray[np.float32]:
+        table = tf.constant(tables.history)
         return np.concatenate([np.asarray(retrieval.embed_queries(query, table)) for query in queries])
 
-    def _evaluate(
-        self, task: EvaluationTask, queries: NDArray[np.float32], embeddings: NDArray[np.float32]
-    ) -> dict[str, Metrics]:
+    def _evaluate(self, task: EvaluationTask, queries: NDArray[np.float32], tables: Tables) -> dict[str, Metrics]:
         return evaluate(
-            lambda positions: queries[positions] @ embeddings.T, task, self.config.evaluation, self.config.seed
+            lambda positions: tables.layout.scores(queries[positions], tables.videos),
+            task,
+            self.config.evaluation,
+            self.config.seed,
         )
 
     def _ranking_events(self) -> dict[Use, NDArray[np.int64]]:
@@ -642,6 +714,11 @@ class Stages:
                     "records": fit(model, epoch_batches, validate, objective, config.epochs, folder, progress, summary)
                 },
             )
+
+
+def _cold_users(task: EvaluationTask) -> NDArray[np.int64]:
+    """Positions in the task of the users with a relevant cold video."""
+    return np.flatnonzero(task.relevant @ (task.train_counts == 0))
 
 
 def _opening(task: EvaluationTask) -> int:

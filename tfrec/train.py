@@ -81,20 +81,20 @@ def train(config: TrainConfig) -> dict[str, Any]:
         with console.stage("Fine-tuning"):
             stages, retrieval = stages.fine_tune(retrieval)
     with console.stage("Cold start"):
-        cold_start = stages.train_cold_start(retrieval)
-        embeddings = stages.embed_videos(retrieval, cold_start)
+        cold_videos = stages.train_cold_start(retrieval)
+        tables = stages.embed_videos(retrieval, cold_videos)
     with console.stage("Index"):
         kind = config.index.kind
-        index, index_metrics = stages.build_index(retrieval, embeddings, "auto" if kind == "scann" else kind)
-        native, index_metrics["scann"] = stages.build_index(retrieval, embeddings, "scann")
+        index, index_metrics = stages.build_index(retrieval, tables, "auto" if kind == "scann" else kind)
+        native, index_metrics["scann"] = stages.build_index(retrieval, tables, "scann")
     with console.stage("Ranking"):
-        ranking = stages.train_ranking(retrieval, embeddings)
+        ranking = stages.train_ranking(retrieval, tables)
     with console.stage("Evaluation"):
-        measured = stages.evaluate(retrieval, ranking, embeddings)
+        measured = stages.evaluate(retrieval, ranking, tables)
     with console.stage("Export"):
-        recommender = stages.recommender(retrieval, ranking, index)
-        models = {STOCK: recommender, NATIVE: stages.recommender(retrieval, ranking, native)}
-        published = stages.publish(models, stages.video_encoder(retrieval, cold_start, embeddings))
+        recommender = stages.recommender(retrieval, ranking, index, cold_videos)
+        models = {STOCK: recommender, NATIVE: stages.recommender(retrieval, ranking, native, cold_videos)}
+        published = stages.publish(models, stages.video_encoder(retrieval, cold_videos, tables))
         slate = stages.evaluate_slates(recommender)
     metrics = {
         "dataset": stages.dataset_metrics(),

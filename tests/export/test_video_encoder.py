@@ -42,10 +42,12 @@ from tfrec.features.content import ContentFeatures
 from tfrec.features.extract import extract_features
 from tfrec.media.audio import read_audio
 from tfrec.media.frames import read_frames, to_square
-from tfrec.models.cold_start import ColdStartModel
+from tfrec.models.cold_start import LEAST_LOG_VARIANCE, ColdStartModel
+from tfrec.models.cold_videos import ColdVideos
+from tfrec.models.content_block import ContentBlock
 from tfrec.models.retrieval import RetrievalModel
 
-NUM_VIDEOS, SIZE, NUM_FRAMES, RATE_HZ, DIM = 6, 32, 4, 16_000, 8
+NUM_VIDEOS, SIZE, NUM_FRAMES, RATE_HZ, DIM, CONTENT_DIM = 6, 32, 4, 16_000, 8, 5
 APPEAL = 1.5
 CONFIG = FeaturesConfig(
     image=ImageConfig(image_size=SIZE, num_frames=NUM_FRAMES, batch_size=3), audio=AudioConfig(num_steps=8), workers=1
@@ -60,14 +62,14 @@ class Platform(NamedTuple):
         catalog: row 3 has nothing but generation metadata, row 5 has none.
         cache: of the features.
         content: the features, and a table that the dataset brought itself.
-        cold_start: with random weights.
+        cold_videos: a head with random weights, and half of the score from content.
         encoder: that is exported.
     """
 
     catalog: Catalog
     cache: Path
     content: ContentFeatures
-    cold_start: ColdStartModel
+    cold_videos: ColdVideos
     encoder: VideoEncoder
 
 
@@ -113,10 +115,11 @@ def platform(
     )
     cache = folder / "cache"
     content = extract_features(catalog, CONFIG, cache)
-    cold_start = random_head(replace(dataset, videos=catalog), content)
+    block = ContentBlock(content, ["text", "video", "audio", "given"], CONTENT_DIM)
+    cold_videos = ColdVideos(random_head(replace(dataset, videos=catalog), content), block, 0.5, 2.0, -1.0)
     encoders = Encoders.of(catalog, content, CONFIG, cache)
     assert encoders is not None
-    return Platform(catalog, cache, content, cold_start, VideoEncoder(cold_start, content, encoders, APPEAL))
+    return Platform(catalog, cache, content, cold_videos, VideoEncoder(cold_videos, content, encoders, APPEAL))
 
 
 def random_head(dataset: Dataset, content: ContentFeatures) -> ColdStartModel:
@@ -144,7 +147,7 @@ def offline(platform: Platform, row: int, *modalities: str, **changed: np.ndarra
         for name, item in platform.content.modalities.items()
     }
     values |= {name: tf.constant(value, tf.float32) for name, value in changed.items()}
-    embedding = platform.cold_start.embed(values, lengths, tf.constant([-1]))[0].numpy()[0]
+    embedding = platform.cold_videos.embed(values, lengths, tf.constant([-1]))[0].numpy()[0]
     embedding[-1] += APPEAL
     return embedding
 
@@ -190,7 +193,8 @@ NOTHING = {
 def test_a_video_gets_the_embedding_of_the_offline_pipeline(platform, row):
     served = platform.encoder.call("embed_video", request(platform, row))
     assert cosine(served["embedding"][0], offline(platform, row, "text", "video", "audio", "generation")) > 0.999
-    assert served["log_variance"].shape == (1, DIM)
+    assert served["log_variance"].shape == served["embedding"].shape == (1, CONTENT_DIM + DIM)
+    assert (served["log_variance"][0, :CONTENT_DIM] == LEAST_LOG_VARIANCE).all()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,11 @@ class EvaluationTask:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def only(self, positions: NDArray[np.int64]) -> EvaluationTask:
+        """The requests at these positions."""
+        of_requests = ("users", "relevant", "seen", "history_end", "timestamp")
+        return replace(self, **{name: getattr(self, name)[positions] for name in of_requests})
 
 
 def final_part(interactions: Interactions) -> Part:

@@ -4,7 +4,7 @@ The stages of `recommend`, each a method: parse -> embed -> retrieve, without wh
 Everything is TensorFlow ops; the export holds variables, tables and functions, and no Keras object.
 
 Terms. *Candidates* are the videos retrieved for a request and ranked; a *slate* is what is shown of them, in `k` *slots*. The
-*taste* of a video is its embedding without the last dimension, which is its appeal to everybody (see `CandidateTower`).
+*taste* of a video is the part of its embedding that is neither content nor its appeal to everybody (see `towers/space.py`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from tfrec.export.request import (
 from tfrec.export.slate import Likeness, Slate, SlotFiller
 from tfrec.export.text_search import TextSearch
 from tfrec.index.base import Index
+from tfrec.towers.space import NO_BLOCK, Layout, embed_query
 
 Outputs = dict[str, tf.Tensor]
 
@@ -85,6 +86,8 @@ class ServingModel:
         safety: float32 `[num_videos]` as in `Catalog`; None: every video may be shown.
         content_directions: float16 `[num_videos, d]` by which near-duplicates are known; None: by the embeddings.
         created_at: int64 `[num_videos]` Unix seconds, 0 where unknown; None: no video has a time.
+        layout: of the embeddings.
+        cold_weight: what the tastes of cold videos were multiplied with, above 0.
     """
 
     user_ids: NDArray[np.object_]
@@ -103,6 +106,8 @@ class ServingModel:
     safety: NDArray[np.float32] | None = None
     created_at: NDArray[np.int64] | None = None
     content_directions: NDArray[np.float16] | None = None
+    layout: Layout = NO_BLOCK
+    cold_weight: float = 1.0
 
 
 class Embedded(NamedTuple):
@@ -140,7 +145,7 @@ class Recommender:
         if model.created_at is not None:
             self._created_at = tf.Variable(model.created_at, trainable=False, name="created_at")
         self._is_cold = tf.Variable(model.is_cold, trainable=False, name="is_cold")
-        self._mean_taste = tf.reduce_mean(model.video_embeddings[:, :-1], axis=0)
+        self._mean_taste = tf.reduce_mean(self._taste(tf.range(self._num_videos)), axis=0)
         self._slots = SlotFiller(Likeness(self._likeness_directions()), config.max_k, config.max_similarity)
         self.functions: Mapping[str, tf.types.experimental.ConcreteFunction] = self._trace()
 
@@ -231,7 +236,7 @@ class Recommender:
         """The most alike in taste, by cosine, among those with the largest inner product."""
         row = self._ids.rows(video_id)[:, None]
         taste = self._tastes(row)
-        query = tf.pad(taste[:, 0], [[0, 0], [0, 1]])  # appeal does not make a video alike
+        query = tf.pad(taste[:, 0], [[0, 0], [self._model.layout.content_dim, 1]])  # nor does appeal make a video alike
         found = self._retriever.nearest(query, self._default_filters(row), tf.zeros_like(row[:, 0])).rows
         cosine = tf.squeeze(tf.matmul(taste, self._tastes(found), transpose_b=True), 1)
         return self._found(best(found, tf.where((row >= 0) & (found >= 0), cosine, -np.inf), self._model.config.max_k))
@@ -249,7 +254,9 @@ class Recommender:
         request = self._parser.parse(raw, filters)
         watched = tf.gather(tf.convert_to_tensor(self._model.history_embeddings), tf.maximum(request.query.history, 0))
         events = self._embeddings_of(request.query.history)
-        return Embedded(request, events, self._model.query_tower(request.query, watched))
+        return Embedded(
+            request, events, embed_query(self._model.query_tower, request.query, watched, self._model.layout)
+        )
 
     def _nearest(self, embedded: Embedded) -> Candidates:
         request = embedded.request
@@ -285,7 +292,7 @@ class Recommender:
     def _reasons(self, embedded: Embedded, rows: tf.Tensor) -> tf.Tensor:
         """String `[B, K]`: the video of the history most alike in taste, if it is alike at all; else `new` or `popular`."""
         history = embedded.request.query.history
-        alike = tf.matmul(self._tastes(rows), self._directions(embedded.events), transpose_b=True)
+        alike = tf.matmul(self._tastes(rows), self._tastes(history), transpose_b=True)
         alike = tf.where(history[:, None, :] >= 0, alike, 0.0)
         nearest = tf.gather(history, tf.argmax(alike, axis=2, output_type=tf.int32), batch_dims=1)
         reason = tf.where(
@@ -294,19 +301,18 @@ class Recommender:
         return tf.where(rows >= 0, reason, "")
 
     def _tastes(self, rows: tf.Tensor) -> tf.Tensor:
-        return self._directions(self._embeddings_of(rows))
+        """Unit vectors, float32 `[..., d]`: where a taste lies, seen from the catalogue's mean; that of row 0 for padding."""
+        return tf.math.l2_normalize(self._taste(rows) - self._mean_taste, axis=-1)
 
-    def _directions(self, embeddings: tf.Tensor) -> tf.Tensor:
-        """Unit vectors `[..., D - 1]`: where a taste lies, seen from the catalogue's mean."""
-        return tf.math.l2_normalize(embeddings[..., :-1] - self._mean_taste, axis=-1)
+    def _taste(self, rows: tf.Tensor) -> tf.Tensor:
+        weight = tf.where(self._cold(rows), 1 / self._model.cold_weight, 1.0)
+        return self._model.layout.taste(self._embeddings_of(rows)) * weight[..., None]
 
     def _likeness_directions(self) -> tf.Tensor:
         """Of the contents; without any, of the tastes: then nothing is known of cold videos, and they are like no other."""
         if self._model.content_directions is not None:
             return self._model.content_directions
-        return tf.where(
-            self._is_cold[:, None], 0.0, self._directions(tf.convert_to_tensor(self._model.video_embeddings))
-        )
+        return tf.where(self._is_cold[:, None], 0.0, self._tastes(tf.range(self._num_videos)))
 
     def _cold(self, rows: tf.Tensor) -> tf.Tensor:
         return (rows >= 0) & tf.gather(self._is_cold, tf.maximum(rows, 0))

@@ -31,10 +31,11 @@ from tfrec.features.audio import AudioEncoder
 from tfrec.features.content import ContentFeatures
 from tfrec.features.generation import GenerationEncoder
 from tfrec.features.modules import image_encoder, text_encoder
-from tfrec.models.cold_start import GENERATION, ColdStartModel
+from tfrec.models.cold_start import GENERATION
+from tfrec.models.cold_videos import ColdVideos
 
 Features = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
-"""Values and lengths by modality, as `ColdStartModel.embed` takes them."""
+"""Values and lengths by modality, as `ColdVideos.embed` takes them."""
 
 ENCODED = ("text", "video", "audio", GENERATION)
 """Modalities that are made from what a request carries."""
@@ -125,14 +126,14 @@ class VideoEncoder:
     """The exported functions.
 
     Args:
-        cold_start: trained.
+        cold_videos: what embeds them.
         content: the features that it was trained on.
         encoders: which made them.
         appeal: what the index adds to the last dimension of a new video.
     """
 
-    def __init__(self, cold_start: ColdStartModel, content: ContentFeatures, encoders: Encoders, appeal: float) -> None:
-        self._cold_start = cold_start
+    def __init__(self, cold_videos: ColdVideos, content: ContentFeatures, encoders: Encoders, appeal: float) -> None:
+        self._cold_videos = cold_videos
         self._encoders = encoders
         self._appeal = appeal
         self._shapes = {name: modality.values.shape[1:] for name, modality in content.modalities.items()}
@@ -222,7 +223,7 @@ class VideoEncoder:
         present = missing | dict(features)
         values = {name: value for name, (value, _) in present.items()}
         lengths = {name: length for name, (_, length) in present.items()}
-        embedding, log_variance = self._cold_start.embed(values, lengths, rows=None)
+        embedding, log_variance = self._cold_videos.embed(values, lengths, rows=None)
         appeal = self._appeal * tf.one_hot(embedding.shape[1] - 1, embedding.shape[1])
         return {"embedding": embedding + appeal, "log_variance": log_variance}
 

@@ -26,6 +26,9 @@ from tfrec.models.retrieval import RetrievalModel, batch_candidates
 GENERATION = "generation"
 """The modality that is known before a video is rendered."""
 
+LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -10.0, 5.0
+"""Of a latent: what lies beyond is clipped."""
+
 
 class Latent(NamedTuple):
     """A normal distribution per video: `mean` and `log_variance`, float32 `[B, D]`."""
@@ -165,7 +168,7 @@ class ColdStartModel(Model):
 
     def _encode(self, features: tf.Tensor, base: tf.Tensor) -> Latent:
         mean, log_variance = tf.split(self.moments(self.encoder(tf.concat([features, base], axis=1))), 2, axis=1)
-        return Latent(mean, tf.clip_by_value(log_variance, -10.0, 5.0))
+        return Latent(mean, tf.clip_by_value(log_variance, LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE))
 
     def _reconstruction(self, sample: tf.Tensor, features: tf.Tensor, lengths: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Mean squared error per dimension, over the modalities present."""

@@ -22,6 +22,7 @@ from tfrec.layers.dropout import Dropout, RandomMask
 from tfrec.models.base import Model
 from tfrec.models.calibration import platt_scaling
 from tfrec.models.retrieval import RetrievalModel
+from tfrec.towers.space import NO_BLOCK, Layout
 
 ID_UNITS = 16
 """Width of the id embeddings of the collaborative part."""
@@ -56,6 +57,8 @@ class RankingModel(Model):
         dataset: sizes, labels and side columns are taken from it.
         retrieval: trained; it stays as it is.
         video_embeddings: float32 `[num_videos, D]` of the catalogue, cold videos included.
+        history_embeddings: float32 `[num_videos, D]`, as `RetrievalModel.embed_queries` takes them; by default what
+            `retrieval` gives.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class RankingModel(Model):
         dataset: Dataset,
         retrieval: RetrievalModel,
         video_embeddings: NDArray[np.float32],
+        history_embeddings: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
         interactions = dataset.interactions
@@ -72,7 +76,8 @@ class RankingModel(Model):
             retrieval
         )  # behind a function, so that its variables are not this model's
         self.video_embeddings = tf.Variable(video_embeddings, trainable=False)
-        watched = retrieval.history_embeddings(video_embeddings)
+        self.layout = Layout(video_embeddings.shape[1] - retrieval.config.embedding_dim)
+        watched = retrieval.history_embeddings(video_embeddings) if history_embeddings is None else history_embeddings
         shared = watched is video_embeddings
         self.history_embeddings = self.video_embeddings if shared else tf.Variable(watched, trainable=False)
         self.created_at = tf.constant(dataset.videos.created_at, tf.int64)
@@ -136,9 +141,14 @@ class RankingModel(Model):
     ) -> list[tf.Tensor]:
         """What retrieval knows of each pair, its score first, and how near the candidate is to the history.
 
+        Of the content block the score alone counts: warm videos, which have none, look the same with it and without.
+
         Returns:
             Float32 `[B * C, ...]` each.
         """
+        layout = self.layout
+        matches = tf.reduce_sum(layout.content(query_embeddings)[:, None, :] * layout.content(videos), axis=2)
+        query_embeddings, videos, events = (layout.learned(part) for part in (query_embeddings, videos, events))
         products = query_embeddings[:, None, :] * videos
         width = videos.shape[-1]
         mask = (query.history >= 0)[:, None, :]
@@ -147,7 +157,7 @@ class RankingModel(Model):
         nearest = tf.reduce_max(tf.where(mask, nearness, -1.0), axis=2)
         mean = tf.reduce_sum(tf.where(mask, nearness, 0.0), axis=2) / count
         scalars = tf.stack(
-            [tf.reduce_sum(products, axis=2), nearest, mean, tf.math.log(count + tf.zeros_like(mean))], axis=2
+            [tf.reduce_sum(products, axis=2) + matches, nearest, mean, tf.math.log(count + tf.zeros_like(mean))], axis=2
         )
         asked = tf.tile(query_embeddings[:, None, :], [1, tf.shape(videos)[1], 1])
         return [tf.reshape(part, [-1, part_width]) for part, part_width in
@@ -241,9 +251,9 @@ class RankingModel(Model):
         )
 
 
-def _direction(embeddings: tf.Tensor) -> tf.Tensor:
-    """Unit vectors of taste: without the last dimension, which is appeal."""
-    return tf.nn.l2_normalize(embeddings[..., :-1], -1)
+def _direction(learned: tf.Tensor) -> tf.Tensor:
+    """Unit vectors of taste."""
+    return tf.nn.l2_normalize(NO_BLOCK.taste(learned), -1)
 
 
 def _standardised(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
 from tfrec.towers.graph import build_graph
 from tfrec.towers.query import make_query_tower
+from tfrec.towers.space import Layout, Tables, embed_query
 
 
 class RetrievalModel(Model):
@@ -182,6 +183,10 @@ class RetrievalModel(Model):
             return embeddings
         return self._embed_all(self._embed_watched)
 
+    def tables(self, embeddings: NDArray[np.float32]) -> Tables:
+        """Candidates, and what queries are embedded with; argument as of `history_embeddings`."""
+        return Tables(embeddings, self.history_embeddings(embeddings))
+
     def _embed_all(self, embed: Callable[[tf.Tensor], tf.Tensor], batch_size: int = 4096) -> NDArray[np.float32]:
         if self.config.candidate.graph != "none":
             batch_size = self.num_videos  # a graph embeds all at once anyway
@@ -210,16 +215,21 @@ class RetrievalModel(Model):
     def _embed_watched(self, videos: tf.Tensor) -> tf.Tensor:
         return self.history_tower(videos)
 
-    @tf.function(reduce_retracing=True, autograph=False)
     def embed_queries(self, query: Query, history_embeddings: tf.Tensor) -> tf.Tensor:
-        """float32 `[B, embedding_dim]`.
+        """float32 `[B, D]`.
 
         Args:
             query: the requests.
-            history_embeddings: float32 `[num_videos, embedding_dim]`, see the method of that name.
+            history_embeddings: float32 `[num_videos, D]`, see the method of that name; wider by a content block, where
+                `Tables.history` has one.
         """
+        layout = Layout(history_embeddings.shape[1] - self.config.embedding_dim)
+        return self._embed_queries(query, tf.convert_to_tensor(history_embeddings), layout)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _embed_queries(self, query: Query, history_embeddings: tf.Tensor, layout: Layout) -> tf.Tensor:
         events = tf.gather(history_embeddings, tf.maximum(query.history, 0))
-        return self.query_tower(query, events)
+        return embed_query(self.query_tower, query, events, layout)
 
 
 def batch_candidates(inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:

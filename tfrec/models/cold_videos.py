@@ -1,0 +1,91 @@
+"""Videos that nobody has watched, in the space of the index: the head's embedding, with their content beside it.
+
+The score of a cold video is `(1 - s) head + s c cosine`: `cosine` is that of content-kNN, `s` the *content share*, and `c` brings
+cosines to the scale of the head's scores, so that the share does not change how far scores of cold videos are apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfrec.models.cold_start import LEAST_LOG_VARIANCE, ColdStartModel
+from tfrec.models.content_block import ContentBlock
+from tfrec.towers.space import Layout
+
+CONTENT_SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99)
+"""Tried. At the last one content is all but alone: what is left of a taste still has its direction."""
+
+MAX_MEASURED = 2000
+"""Videos by which the spread of scores is measured."""
+
+
+@dataclass(frozen=True)
+class ColdVideos:
+    """Embeds cold videos.
+
+    Args:
+        head: trained.
+        block: of their content; None where the head is alone.
+        content_share: of the score, from 0 to below 1.
+        content_scale: what a cosine of 1 is worth in the score.
+        level: appeal that the share draws the head's towards.
+    """
+
+    head: ColdStartModel
+    block: ContentBlock | None = None
+    content_share: float = 0.0
+    content_scale: float = 1.0
+    level: float = 0.0
+
+    @property
+    def layout(self) -> Layout:
+        """Of what `embed` returns."""
+        return Layout(0 if self.block is None else self.block.dim)
+
+    def embed(
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Embeds videos that may be in no catalogue; arguments as `ColdStartModel.embed`.
+
+        Returns:
+            Embeddings, and the log-variance of the latents behind them, float32 `[B, content_dim + D]` each. Content is no
+            draw: its variance counts as the least one that there is.
+        """
+        learned, log_variance = self.head.embed(values, lengths, rows)
+        if self.block is None:
+            return learned, log_variance
+        certain = [[0, 0], [self.block.dim, 0]]
+        padded = tf.pad(log_variance, certain, constant_values=LEAST_LOG_VARIANCE)
+        return self._joined(learned, self.block.embed(values, lengths)), padded
+
+    def embed_videos(self, videos: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 `[n, content_dim + D]` for row numbers of the catalogue."""
+        learned = self.head.embed_videos(videos)
+        return learned if self.block is None else np.asarray(self._joined(learned, self.block.catalogue[videos]))
+
+    def _joined(self, learned: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
+        share = self.content_share
+        level = tf.pad(tf.fill([tf.shape(learned)[0], 1], self.level), [[0, 0], [learned.shape[1] - 1, 0]])
+        return tf.concat([share * self.content_scale * directions, (1 - share) * learned + share * level], axis=1)
+
+
+def content_scale(
+    queries: NDArray[np.float32], learned: NDArray[np.float32], directions: NDArray[np.float32], layout: Layout
+) -> float:
+    """How much more the head's scores of cold videos vary than their cosines: mean deviation over mean deviation.
+
+    Args:
+        queries: float32 `[B, content_dim + D]`.
+        learned: float32 `[C, D]`, from the head.
+        directions: float32 `[C, content_dim]`.
+        layout: of the queries.
+    """
+    sample = slice(None, None, max(1, len(learned) // MAX_MEASURED))
+    spread = (layout.learned(queries) @ learned[sample].T).std(axis=1).mean()
+    of_cosines = (layout.content(queries) @ directions[sample].T).std(axis=1).mean()
+    return float(spread / of_cosines) if of_cosines > 0 else 1.0
