@@ -204,7 +204,8 @@ def test_warm_videos_are_taken_for_cold_where_too_few_users_tell(tmp_path_factor
     folder = tmp_path_factory.mktemp("other")
     task = make_stages(folder, replace(many_cold, interactions=log), kinds_and_noise(0.1))._cold_task()
     taken = task.train_counts == 0
-    assert (log.train_counts == 0).sum() < taken.sum() < NUM_VIDEOS / 2
+    assert 2 <= taken.sum() <= 20  # a tenth of 96
+    assert log.train_counts[taken].any()
     assert ((task.relevant @ taken) > 0).all()
     assert len(task) > 0
     real = stages._cold_task()
