@@ -263,7 +263,10 @@ def _encode_frames(encoder: ImageEncoder, config: FeaturesConfig, frames: tf.Ten
 
     def encode(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pictures, places = decode_frames(jpegs[start : start + batch_size], config.image.image_size)
-        return encoder(pictures), start + places
+        # Convolutions of no picture at all come out in a wrong shape: a blank one stands in.
+        blank = tf.cast(tf.equal(tf.size(places), 0), tf.int32)
+        vectors = encoder(tf.pad(pictures, [[0, blank], [0, 0], [0, 0], [0, 0]]))
+        return vectors[: tf.size(places)], start + places
 
     # In pieces, so that memory does not grow with the request, and without frames the encoder does not run.
     signature = (
