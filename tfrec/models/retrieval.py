@@ -223,13 +223,13 @@ class RetrievalModel(Model):
             history_embeddings: float32 `[num_videos, D]`, see the method of that name; wider by a content block, where
                 `Tables.history` has one.
         """
-        layout = Layout(history_embeddings.shape[1] - self.config.embedding_dim)
-        return self._embed_queries(query, tf.convert_to_tensor(history_embeddings), layout)
+        content_dim = int(history_embeddings.shape[1]) - self.config.embedding_dim
+        return self._embed_queries(query, tf.convert_to_tensor(history_embeddings), content_dim)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def _embed_queries(self, query: Query, history_embeddings: tf.Tensor, layout: Layout) -> tf.Tensor:
+    def _embed_queries(self, query: Query, history_embeddings: tf.Tensor, content_dim: int) -> tf.Tensor:
         events = tf.gather(history_embeddings, tf.maximum(query.history, 0))
-        return embed_query(self.query_tower, query, events, layout)
+        return embed_query(self.query_tower, query, events, Layout(content_dim))
 
 
 def batch_candidates(inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
