@@ -6,6 +6,8 @@ Trains retrieval and the head once and prints a row for each way to embed the vi
 on the final part: recall and NDCG where they alone are candidates (with the 95 % interval), then recall over the whole catalogue
 and the share of cold videos in its slates. Checks that warm videos score the same to the last bit, whatever the row.
 
+`--heads` trains further heads, with one option changed at a time.
+
 Further options are those of `python -m tfrec.train`; an `--output` that is resumed is not trained again.
 """
 
@@ -23,9 +25,18 @@ from tfrec.evaluation.references import evaluate_baseline
 from tfrec.features.content import ContentFeatures
 from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos
 from tfrec.pipeline import Metrics, Stages
+from tfrec.run import RunFolder
 from tfrec.train import open_stages, parse_arguments
 
 CONFIG = Path(__file__).parents[1] / "pipelines" / "configs" / "tiktok.yaml"
+HEADS = {
+    "VAE head, 0.02 free bits": {"free_bits": 0.02},
+    "VAE head, lengths calibrated": {"calibrate_norms": True},
+    "VAE head, exploration 1": {"exploration_weight": 1.0},
+    "VAE head, prior from generation metadata": {"generation_prior": True},
+}
+"""Options of the head that `--heads` trains it with."""
+
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 HELD_OUT = 5
 """Every so many warm videos, the penalty is chosen by one."""
@@ -59,7 +70,14 @@ def row(name: str, measured: Metrics) -> str:
     )
 
 
-def compare(stages: Stages) -> None:
+def with_head(stages: Stages, name: str, **options: float) -> Stages:
+    """Other options of the head, which stands alone, and a folder for its training."""
+    config = replace(stages.config, cold_start=replace(stages.config.cold_start, content_dim=0, **options))
+    run = RunFolder(stages.run.folder / name.replace(" ", "_"), name, stages.config.resume)
+    return replace(stages, config=config, run=run)
+
+
+def compare(stages: Stages, heads: bool) -> None:
     """Trains, measures and prints."""
     retrieval = stages.train_retrieval()
     chosen = stages.train_cold_start(retrieval)
@@ -86,6 +104,9 @@ def compare(stages: Stages) -> None:
         content = replace(chosen, content_share=CONTENT_SHARES[-1])
         ways["content block, hardly any VAE"] = stages.embed_videos(retrieval, content)
         ways[f"VAE head and content block ({chosen.content_share:.0%})"] = stages.embed_videos(retrieval, chosen)
+    for name, options in HEADS.items() if heads else ():
+        changed = with_head(stages, name, **options)
+        ways[name] = changed.embed_videos(retrieval, changed.train_cold_start(retrieval))
     results = {name: stages.evaluate_retrieval(retrieval, tables) for name, tables in ways.items()}
     for name, measured in results.items():
         print(row(name, measured), flush=True)
@@ -101,10 +122,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--heads", action="store_true")
     arguments, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         given = [f"--config={arguments.config}", f"--data={arguments.data}", f"--output={folder}", *options]
-        compare(open_stages(parse_arguments(given)))
+        compare(open_stages(parse_arguments(given)), arguments.heads)
 
 
 if __name__ == "__main__":

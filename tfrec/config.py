@@ -512,6 +512,12 @@ class ColdStartConfig:
         hidden_units: width of encoder and decoder.
         kl_weight: weight of the KL term after annealing.
         annealing_epochs: epochs over which the KL weight rises from 0.
+        free_bits: nats that each dimension of the latent may hold on average before the KL term counts it (Kingma et al.,
+            NeurIPS 2016).
+        generation_prior: whether the KL term draws the latents of generated videos towards what their generation metadata
+            tell, a learned normal distribution, and not towards the standard one.
+        calibrate_norms: whether cold videos' tastes are scaled to the median length of warm ones'.
+        exploration_weight: what one standard deviation of a cold video's latent, mean over its dimensions, adds to its appeal.
         reconstruction_weight: weight of the content reconstruction.
         alignment_weight: weight of the distance to the collaborative embedding.
         generation_share: share of the videos that training shows by their generation metadata alone, as before rendering.
@@ -527,6 +533,10 @@ class ColdStartConfig:
     hidden_units: int = 256
     kl_weight: float = 1e-3
     annealing_epochs: int = 5
+    free_bits: float = 0.0
+    generation_prior: bool = False
+    calibrate_norms: bool = False
+    exploration_weight: float = 0.0
     reconstruction_weight: float = 0.1
     alignment_weight: float = 0.1
     generation_share: float = 0.1
@@ -547,7 +557,15 @@ class ColdStartConfig:
             "patience",
         )
         _require_share(self, "dropout", "generation_share")
-        _require_not_negative(self, "content_dim", "kl_weight", "reconstruction_weight", "alignment_weight")
+        _require_not_negative(
+            self,
+            "content_dim",
+            "kl_weight",
+            "free_bits",
+            "exploration_weight",
+            "reconstruction_weight",
+            "alignment_weight",
+        )
 
 
 @dataclass(frozen=True)

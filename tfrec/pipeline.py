@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfrec.config import IndexKind, TrainConfig
+from tfrec.config import EvaluationConfig, IndexKind, TrainConfig
 from tfrec.console import console, progress_bar
 from tfrec.data.input_pipeline import HistoryLog, Query, RankingBatches, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
@@ -284,14 +284,20 @@ class Stages:
             return _validation_record(results, slice_name="cold_start" if enough else "retrieval")
 
         self._fit("cold_start", model, config, batches.epoch, validate, Objective("recall@20", True, config.patience))
-        return self._with_content(retrieval, model) if config.content_dim else ColdVideos(model)
+        alone = ColdVideos(model)
+        if config.calibrate_norms and cold.any():
+            alone = replace(
+                alone, taste_scale=_taste_scale(embeddings[~cold], model.embed_videos(np.flatnonzero(cold)))
+            )
+        chosen = self._with_content(retrieval, alone) if config.content_dim else alone
+        return replace(chosen, exploration_weight=config.exploration_weight)
 
-    def _with_content(self, retrieval: RetrievalModel, head: ColdStartModel) -> ColdVideos:
+    def _with_content(self, retrieval: RetrievalModel, alone: ColdVideos) -> ColdVideos:
         """The head with content beside it, by as much as finds most cold videos in the validation part.
 
         Which modalities count is chosen as for content-kNN, by warm videos.
         """
-        config, alone = self.config.cold_start, ColdVideos(head)
+        config = self.config.cold_start
         task = self._cold_task()
         if len(_cold_users(task)) < MIN_COLD_USERS:
             return alone
@@ -302,7 +308,7 @@ class Stages:
             self.content, settings.get("modalities", list(self.content.modalities)), config.content_dim
         )
         cold = np.flatnonzero(task.train_counts == 0)
-        beside = ColdVideos(head, block)
+        beside = replace(alone, block=block)
         tables = self._unpublished(retrieval, beside, cold)
         asked = self._embed(retrieval, self.queries(task), tables)
         generated = tables.layout.learned(tables.videos)[cold]
@@ -316,7 +322,7 @@ class Stages:
             videos = tables.videos.copy()
             videos[cold] = blend.embed_videos(cold)
             blended = tables.with_videos(retrieval.publish(videos, _opening(task)))
-            return float(self._evaluate(task, asked, blended)["cold_start"]["recall@20"])
+            return self._recall(task, asked, blended, "cold_start")
 
         best = max(blends, key=lambda blend: (recall_with(blend), -blend.content_share))
         return best if best.content_share else alone
@@ -354,8 +360,10 @@ class Stages:
         Warm videos come from the candidate tower, cold ones from `cold_videos` if there is such a thing.
         """
         cold = np.flatnonzero(self.dataset.interactions.train_counts == 0)
-        tables = self._unpublished(retrieval, cold_videos, cold)
-        tables.videos[cold, -1] += self._cold_appeal(retrieval, tables, cold)
+        tables = calm = self._unpublished(retrieval, cold_videos, cold)
+        if cold_videos is not None and cold_videos.exploration_weight:
+            calm = self._unpublished(retrieval, replace(cold_videos, exploration_weight=0.0), cold)
+        tables.videos[cold, -1] += self._cold_appeal(retrieval, calm, cold)
         return tables.with_videos(retrieval.publish(tables.videos, _opening(self.final_task())))
 
     def _unpublished(
@@ -388,7 +396,7 @@ class Stages:
         def recall_with(appeal: float) -> float:
             shifted = published.copy()
             shifted[cold, -1] += appeal
-            return float(self._evaluate(task, asked, tables.with_videos(shifted))["retrieval"]["recall@20"])
+            return self._recall(task, asked, tables.with_videos(shifted), "retrieval")
 
         return max(COLD_APPEALS, key=lambda appeal: (recall_with(appeal), -abs(appeal)))
 
@@ -635,6 +643,15 @@ class Stages:
             self.config.seed,
         )
 
+    def _recall(self, task: EvaluationTask, queries: NDArray[np.float32], tables: Tables, slice_name: str) -> float:
+        """Recall@20 without all that a report wants besides."""
+        results = evaluate(
+            lambda positions: tables.layout.scores(queries[positions], tables.videos),
+            task,
+            EvaluationConfig(top_k=[10, 20], bootstrap_samples=1),
+        )
+        return float(results[slice_name]["recall@20"])
+
     def _ranking_events(self) -> dict[Use, NDArray[np.int64]]:
         """Numbers of the validation part's events, by what the ranker uses them for.
 
@@ -719,6 +736,12 @@ class Stages:
 def _cold_users(task: EvaluationTask) -> NDArray[np.int64]:
     """Positions in the task of the users with a relevant cold video."""
     return np.flatnonzero(task.relevant @ (task.train_counts == 0))
+
+
+def _taste_scale(warm: NDArray[np.float32], generated: NDArray[np.float32]) -> float:
+    """Median length of the tastes of warm videos over that of generated ones; both float32 `[n, D]`."""
+    lengths = [float(np.median(np.linalg.norm(table[:, :-1], axis=1))) for table in (warm, generated)]
+    return lengths[0] / max(lengths[1], 1e-6)
 
 
 def _opening(task: EvaluationTask) -> int:

@@ -184,6 +184,12 @@ def test_what_comes_from_the_dataset_is_text(tmp_path: Path, metrics: dict[str, 
         assert text in page.text
 
 
+def test_slates_as_shown_are_measured(tmp_path: Path, metrics: dict[str, Any], slate: ExampleSlate) -> None:
+    shown = {"recall@20": 0.123, "cold_share@20": 0.045, "users": 77}
+    page = page_of(tmp_path, metrics | {"slate": shown}, SUMMARY, {}, [slate], {})
+    assert "cold share@20 0.0450" in " ".join(page.text.split())
+
+
 def test_slates_give_reasons_and_badges(tmp_path: Path, metrics: dict[str, Any], slate: ExampleSlate) -> None:
     page = page_of(tmp_path, metrics, SUMMARY, {}, [slate], {})
     assert "because of “猫弹钢琴”" in page.text

@@ -97,6 +97,44 @@ def test_kl_term_rises_to_its_weight(fixed, batch, step, share):
     assert difference == pytest.approx(0.5 * share * kl, abs=1e-4)
 
 
+@pytest.mark.parametrize("free_bits", [0.5, 0.01])
+def test_free_bits_are_not_paid_for(fixed, batch, free_bits):
+    """Every one of the eight dimensions costs 0.3978 nats: less than half a nat is free, more is paid in full."""
+    fixed.step.assign(100)
+    each = 0.5 * (MEAN**2 + np.exp(LOG_VARIANCE) - 1 - LOG_VARIANCE)
+    assert 0.01 < each < 0.5
+    base = loss_with(fixed, batch)
+    paid = loss_with(fixed, batch, kl_weight=0.5, free_bits=free_bits) - base
+    assert paid == pytest.approx(0.5 * 8 * max(each, free_bits), abs=1e-4)
+
+
+def test_prior_from_generation_metadata(retrieval, content, batch):
+    """A prior that expects just what the encoder says of generated videos costs nothing for these."""
+    config = replace(CONFIG, generation_prior=True)
+    model = ColdStartModel(config, retrieval, content, retrieval.embed_catalogue(), STEPS)
+    model.moments.build([None, 8])
+    model.moments.set_weights([np.zeros((8, 16)), np.array([MEAN] * 8 + [LOG_VARIANCE] * 8)])
+    model.step.assign(100)
+    each = 0.5 * (MEAN**2 + np.exp(LOG_VARIANCE) - 1 - LOG_VARIANCE)
+    first = loss_with(model, batch, kl_weight=0.5) - loss_with(model, batch)
+    assert first == pytest.approx(0.5 * 8 * each, abs=1e-4)
+    kernel = np.random.default_rng(0).normal(size=(2, 16))
+    model.prior.set_weights([kernel])
+    videos = batch_candidates(batch)[0].numpy()
+    generated = content.modalities["generation"].lengths[videos] > 0
+    moments = standardised(content, "generation")[videos] @ kernel * generated[:, None]
+    mean, log_variance = moments[:, :8], moments[:, 8:]
+    expected = 0.5 * (
+        (MEAN - mean) ** 2 / np.exp(log_variance)
+        + np.exp(LOG_VARIANCE - log_variance)
+        - 1
+        - (LOG_VARIANCE - log_variance)
+    )
+    assert generated.any()
+    learned = loss_with(model, batch, kl_weight=0.5) - loss_with(model, batch)
+    assert learned == pytest.approx(0.5 * expected.sum(axis=1).mean(), rel=1e-3)
+
+
 def test_training_counts_steps_and_draws_from_the_latent(fixed, batch):
     draw = np.random.default_rng(0)
     kernel = draw.normal(size=(8, 6))

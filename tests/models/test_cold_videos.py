@@ -89,6 +89,18 @@ def test_videos_in_no_catalogue_get_the_same(cold_videos, retrieval):
     assert (log_variance.numpy()[:, :4] == LEAST_LOG_VARIANCE).all()
 
 
+@pytest.mark.parametrize("with_block", [False, True])
+def test_lengths_and_exploration(cold_videos, head, with_block):
+    """Tastes are scaled; appeal rises by the mean deviation of the latent, whatever the share of content."""
+    rows = np.arange(24, 30)
+    plain = cold_videos if with_block else ColdVideos(head)
+    changed = replace(plain, taste_scale=2.0, exploration_weight=0.5).embed_videos(rows)
+    before, taste = plain.embed_videos(rows), slice(plain.layout.content_dim, -1)
+    np.testing.assert_allclose(changed[:, taste], 2 * before[:, taste], rtol=1e-5)
+    deviation = np.exp(0.5 * head.embed_rows(rows)[1]).mean(axis=1)
+    np.testing.assert_allclose(changed[:, -1], before[:, -1] + 0.5 * deviation, rtol=1e-5, atol=1e-5)
+
+
 def test_without_a_block_the_head_is_alone(head):
     alone, rows = ColdVideos(head), np.arange(24, 30)
     assert alone.layout == Layout()
@@ -185,7 +197,7 @@ def test_content_counts_where_it_finds_more_cold_videos(tmp_path, many_cold):
     found = stages._evaluate(task, asked, tables)["cold_start"]["recall@20"]
     assert found > 0.9
     # A run that is resumed chooses the same, without training.
-    stages.run._lock.close()
+    stages.run.close()
     resumed = make_stages(tmp_path, many_cold, content, resume=True)
     assert resumed.run.finished("cold_start")
     repeated = resumed.embed_videos(retrieval, resumed.train_cold_start(retrieval))

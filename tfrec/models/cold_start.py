@@ -84,6 +84,10 @@ class ColdStartModel(Model):
                 tf.keras.layers.Dense(dim, kernel_initializer="zeros"),
             ]
         )
+        self.prior = None
+        if config.generation_prior and GENERATION in self._widths:
+            # Without bias: what has no metadata keeps the standard distribution, from which all training starts.
+            self.prior = tf.keras.layers.Dense(2 * dim, use_bias=False, kernel_initializer="zeros")
         self.noise = tf.random.Generator.from_seed(random.randrange(1 << 31))
         self.step = tf.Variable(0.0, trainable=False)
         self.annealing_steps = float(config.annealing_epochs * steps_per_epoch)
@@ -108,13 +112,22 @@ class ColdStartModel(Model):
 
     def embed_videos(self, videos: NDArray[np.int64], batch_size: int = 4096) -> NDArray[np.float32]:
         """float32 `[n, D]` for row numbers of the catalogue."""
-        parts = [self._embed_rows(videos[start : start + batch_size]) for start in range(0, len(videos), batch_size)]
-        return np.concatenate(parts) if parts else np.zeros((0, self._targets.shape[1]), np.float32)
+        return self.embed_rows(videos, batch_size)[0]
+
+    def embed_rows(
+        self, videos: NDArray[np.int64], batch_size: int = 4096
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What `embed` returns, for row numbers of the catalogue."""
+        starts = range(0, max(len(videos), 1), batch_size)
+        embeddings, log_variance = zip(
+            *(self._embed_rows(videos[start : start + batch_size]) for start in starts), strict=True
+        )
+        return np.concatenate(embeddings), np.concatenate(log_variance)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
-    def _embed_rows(self, videos: tf.Tensor) -> tf.Tensor:
+    def _embed_rows(self, videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         values, lengths = self._retrieval().candidate_tower.content.features(videos)
-        return self.embed(values, lengths, videos)[0]
+        return self.embed(values, lengths, videos)
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Negative ELBO with annealed KL, the retrieval loss of the embeddings, and their distance to the tower's."""
@@ -132,7 +145,6 @@ class ColdStartModel(Model):
         interaction = retrieval.softmax_loss(queries, embeddings, candidates, targets, inputs)
         distance = tf.reduce_mean(tf.reduce_sum(tf.square(embeddings - tf.gather(self._targets, candidates)), axis=1))
         reconstruction = self._reconstruction(sample, features, lengths)
-        kl = 0.5 * (tf.square(latent.mean) + tf.exp(latent.log_variance) - 1.0 - latent.log_variance)
         if training:
             self.step.assign_add(1.0)
         annealing = self.config.kl_weight * tf.minimum(self.step / self.annealing_steps, 1.0)
@@ -140,8 +152,26 @@ class ColdStartModel(Model):
             interaction
             + self.config.alignment_weight * distance
             + self.config.reconstruction_weight * reconstruction
-            + annealing * tf.reduce_mean(tf.reduce_sum(kl, axis=1))
+            + annealing * self._divergence(latent, features)
         )
+
+    def _divergence(self, latent: Latent, features: tf.Tensor) -> tf.Tensor:
+        """KL divergence from the prior: mean over the batch, sum over the dimensions, each of which has its bits free."""
+        mean, log_variance = latent
+        if self.prior is not None:
+            expected = self._prior(features)
+            mean = (mean - expected.mean) * tf.exp(-0.5 * expected.log_variance)
+            log_variance -= expected.log_variance
+        kl = 0.5 * (tf.square(mean) + tf.exp(log_variance) - 1.0 - log_variance)
+        if not self.config.free_bits:
+            return tf.reduce_mean(tf.reduce_sum(kl, axis=1))
+        return tf.reduce_sum(tf.maximum(tf.reduce_mean(kl, axis=0), self.config.free_bits))
+
+    def _prior(self, features: tf.Tensor) -> Latent:
+        """What the generation metadata among the features `[B, sum of widths]` let expect of the latents."""
+        assert self.prior is not None
+        parts = dict(zip(self._widths, tf.split(features, list(self._widths.values()), axis=1), strict=True))
+        return _normal(self.prior(parts[GENERATION]))
 
     def _some_unrendered(
         self, values: dict[str, tf.Tensor], lengths: dict[str, tf.Tensor], videos: tf.Tensor, training: bool
@@ -167,8 +197,7 @@ class ColdStartModel(Model):
         return tf.concat(pooled, axis=1), tower.embed_features(values, lengths, rows)
 
     def _encode(self, features: tf.Tensor, base: tf.Tensor) -> Latent:
-        mean, log_variance = tf.split(self.moments(self.encoder(tf.concat([features, base], axis=1))), 2, axis=1)
-        return Latent(mean, tf.clip_by_value(log_variance, LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE))
+        return _normal(self.moments(self.encoder(tf.concat([features, base], axis=1))))
 
     def _reconstruction(self, sample: tf.Tensor, features: tf.Tensor, lengths: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Mean squared error per dimension, over the modalities present."""
@@ -179,3 +208,9 @@ class ColdStartModel(Model):
         mask = tf.concat(present, axis=1)
         error = tf.square(self.decoder(sample) - features) * mask
         return tf.math.divide_no_nan(tf.reduce_sum(error), tf.reduce_sum(mask))
+
+
+def _normal(moments: tf.Tensor) -> Latent:
+    """From float32 `[B, 2 * D]`."""
+    mean, log_variance = tf.split(moments, 2, axis=1)
+    return Latent(mean, tf.clip_by_value(log_variance, LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE))

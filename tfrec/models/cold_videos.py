@@ -34,6 +34,9 @@ class ColdVideos:
         content_share: of the score, from 0 to below 1.
         content_scale: what a cosine of 1 is worth in the score.
         level: appeal that the share draws the head's towards.
+        taste_scale: of the head's tastes.
+        exploration_weight: what a standard deviation of the latent, mean over its dimensions, adds to the appeal. That of a
+            score differs from request to request, which no index can hold; this is the part that all requests share.
     """
 
     head: ColdStartModel
@@ -41,6 +44,8 @@ class ColdVideos:
     content_share: float = 0.0
     content_scale: float = 1.0
     level: float = 0.0
+    taste_scale: float = 1.0
+    exploration_weight: float = 0.0
 
     @property
     def layout(self) -> Layout:
@@ -58,20 +63,25 @@ class ColdVideos:
         """
         learned, log_variance = self.head.embed(values, lengths, rows)
         if self.block is None:
-            return learned, log_variance
+            return self._joined(learned, log_variance, None), log_variance
         certain = [[0, 0], [self.block.dim, 0]]
         padded = tf.pad(log_variance, certain, constant_values=LEAST_LOG_VARIANCE)
-        return self._joined(learned, self.block.embed(values, lengths)), padded
+        return self._joined(learned, log_variance, self.block.embed(values, lengths)), padded
 
     def embed_videos(self, videos: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 `[n, content_dim + D]` for row numbers of the catalogue."""
-        learned = self.head.embed_videos(videos)
-        return learned if self.block is None else np.asarray(self._joined(learned, self.block.catalogue[videos]))
+        directions = None if self.block is None else self.block.catalogue[videos]
+        return np.asarray(self._joined(*self.head.embed_rows(videos), directions))
 
-    def _joined(self, learned: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
+    def _joined(self, learned: tf.Tensor, log_variance: tf.Tensor, directions: tf.Tensor | None) -> tf.Tensor:
         share = self.content_share
-        level = tf.pad(tf.fill([tf.shape(learned)[0], 1], self.level), [[0, 0], [learned.shape[1] - 1, 0]])
-        return tf.concat([share * self.content_scale * directions, (1 - share) * learned + share * level], axis=1)
+        taste, appeal = learned[:, :-1] * self.taste_scale, learned[:, -1:]
+        if directions is not None:
+            taste, appeal = (1 - share) * taste, (1 - share) * appeal + share * self.level
+        if self.exploration_weight:
+            appeal += self.exploration_weight * tf.reduce_mean(tf.exp(0.5 * log_variance), axis=1, keepdims=True)
+        content = [] if directions is None else [share * self.content_scale * directions]
+        return tf.concat([*content, taste, appeal], axis=1)
 
 
 def content_scale(
