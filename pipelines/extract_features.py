@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout need not be installed
 
@@ -18,10 +21,22 @@ from jsonargparse import auto_cli
 from tfrec.config import DataConfig, FeaturesConfig
 from tfrec.errors import TfrecError
 
+if TYPE_CHECKING:
+    from tfrec.features.media import MediaEngine
+
 _DEFAULTS = FeaturesConfig()
 
 
-def extract(data: Path, output: Path, features: FeaturesConfig = _DEFAULTS, max_rejected: float = 0.01) -> None:
+def extract(
+    data: Path,
+    output: Path,
+    features: FeaturesConfig = _DEFAULTS,
+    max_rejected: float = 0.01,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    num_workers: int = 1,
+    num_gpus_per_worker: float = 0.0,
+) -> None:
     """Encodes the media and texts of a dataset folder into the feature cache.
 
     Args:
@@ -29,6 +44,10 @@ def extract(data: Path, output: Path, features: FeaturesConfig = _DEFAULTS, max_
         output: folder of the feature cache; `rejected.csv` lists the media that cannot be used.
         features: encoders and workers.
         max_rejected: share of bad rows or files above which the command fails.
+        engine: where media are decoded and encoded: on this machine, or on a Ray cluster.
+        address: of the cluster; by default one is started on this machine.
+        num_workers: of the cluster that encode; everything else decodes.
+        num_gpus_per_worker: may be a part of one.
     """
     from rich.table import Table
 
@@ -40,8 +59,11 @@ def extract(data: Path, output: Path, features: FeaturesConfig = _DEFAULTS, max_
     start = time.monotonic()
     dataset = load_dataset(DataConfig(folder=data, max_rejected=max_rejected), output)
     videos = dataset.videos
-    with progress_bar("Encoding", "videos") as progress:
-        content = extract_features(videos, features, output, dataset.rejects, progress)
+    with (
+        media_engine(engine, address, num_workers, num_gpus_per_worker) as media,
+        progress_bar("Encoding", "videos") as progress,
+    ):
+        content = extract_features(videos, features, output.absolute(), dataset.rejects, progress, media)
     dataset.rejects.write(output / REJECTED_FILE)
     dataset.rejects.check(MEDIA, max_rejected)
     table = Table("modality", "videos", "shape", "encoded now", "encoder")
@@ -53,6 +75,21 @@ def extract(data: Path, output: Path, features: FeaturesConfig = _DEFAULTS, max_
     seconds = time.monotonic() - start
     media = max(content.encoded.get(name, 0) for name in ("video", "audio"))
     console.print(f"{seconds:.1f} s, {media / seconds:,.1f} videos/s; cache: {output}")
+
+
+@contextmanager
+def media_engine(
+    engine: str, address: str | None, num_workers: int, num_gpus_per_worker: float
+) -> Iterator[MediaEngine | None]:
+    """Where media are decoded and encoded; None for this machine."""
+    if engine == "local":
+        yield None
+        return
+    from tfrec.cluster import connected
+    from tfrec.features.ray_media import RayMedia
+
+    with connected(address):
+        yield RayMedia(num_workers, num_gpus_per_worker)
 
 
 if __name__ == "__main__":

@@ -87,16 +87,16 @@ def test_one_modality_stored_and_the_other_not(catalog, media, tmp_path, monkeyp
     monkeypatch.setattr("tfrec.features.media._VIDEOS_PER_WRITE", 1)
     videos = catalog(media={0: media[0]})
 
-    def half(self, batch):
-        encode(self, batch)
+    def half(self, keys, encoded):
+        keep(self, keys, encoded)
         shutil.rmtree(self._stores["audio"].folder)
         raise KeyboardInterrupt
 
-    encode = _Encoding._encode
-    monkeypatch.setattr(_Encoding, "_encode", half)
+    keep = _Encoding._keep
+    monkeypatch.setattr(_Encoding, "_keep", half)
     with pytest.raises(KeyboardInterrupt):
         extract_features(videos, CONFIG, tmp_path / "cache")
-    monkeypatch.setattr(_Encoding, "_encode", encode)
+    monkeypatch.setattr(_Encoding, "_keep", keep)
     content = extract_features(videos, CONFIG, tmp_path / "cache")
     assert content.modalities["video"].lengths[0] == 4
     assert content.modalities["audio"].lengths[0] == 8

@@ -16,7 +16,7 @@ from tfrec.data.schema import Catalog, FloatArray
 from tfrec.encoders.text import TextEncoder
 from tfrec.features.content import ContentFeatures, Modality
 from tfrec.features.generation import GenerationEncoder
-from tfrec.features.media import media_features
+from tfrec.features.media import LocalMedia, MediaEngine, media_features
 from tfrec.features.modules import text_encoder
 from tfrec.features.store import FeatureStore, content_key
 
@@ -30,6 +30,7 @@ def extract_features(
     cache: Path,
     rejects: RejectLog | None = None,
     progress: ProgressCallback | None = None,
+    engine: MediaEngine | None = None,
 ) -> ContentFeatures:
     """Encodes texts, frames and sound of the catalogue, and joins what is given.
 
@@ -42,6 +43,7 @@ def extract_features(
         cache: folder of the feature cache.
         rejects: learns of the media files that cannot be used; their videos lack the modality.
         progress: told how many texts or videos are encoded, and how many there are to encode.
+        engine: where media are decoded and encoded; by default on this machine.
 
     Returns:
         The modalities, aligned with the catalogue.
@@ -60,7 +62,7 @@ def extract_features(
         modalities["text"], encoders["text"] = text.modality(videos.texts), text.version
         encoded["text"] = text.encoded
     if videos.media:
-        media = media_features(videos.media, len(videos), config, cache, rejects, progress)
+        media = media_features(videos.media, len(videos), config, cache, rejects, progress, engine or LocalMedia())
         modalities |= media.modalities
         encoders |= {name: media.encoders[name] for name in media.modalities}
         encoded |= dict.fromkeys(media.modalities, media.encoded)

@@ -6,9 +6,11 @@ kill, and neither what is stored nor what was refused for good is decoded again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,9 @@ from tfrec.config import FeaturesConfig
 from tfrec.console import ProgressCallback
 from tfrec.data.rejects import MEDIA, RejectLog
 from tfrec.data.schema import MediaSource
-from tfrec.encoders.image import ImageEncoder
-from tfrec.features.audio import AudioEncoder
 from tfrec.features.content import Modality
 from tfrec.features.content_hash import content_keys
+from tfrec.features.media_encoder import Encoded, MediaEncoder
 from tfrec.features.modules import image_encoder
 from tfrec.features.refusals import RefusalStore, of_source
 from tfrec.features.store import FeatureStore
@@ -28,10 +29,49 @@ from tfrec.media.container import MediaError
 from tfrec.media.frames import Frames
 from tfrec.media.pool import DecodePool
 from tfrec.media.read import Decoded, DecodeSettings, main_path
-from tfrec.media.sampling import Sampling
 
 _VIDEOS_PER_WRITE = 32
 _VIDEOS_FOR_SMALL_CNN = 40
+
+Tag = TypeVar("Tag")
+Batch = tuple[Sequence[bytes], Sequence[Decoded]]
+"""Content keys and media of some videos."""
+
+
+class Decoder(Protocol):
+    """Reads media files."""
+
+    def decode(self, sources: Iterable[tuple[Tag, MediaSource]]) -> Iterator[tuple[Tag, Decoded | MediaError]]:
+        """Each source's frames and sound, or why there are none, in the order given."""
+
+
+class MediaEngine(Protocol):
+    """Where media are decoded and encoded."""
+
+    def decoder(self, config: FeaturesConfig) -> AbstractContextManager[Decoder]:
+        """Reads media files while the block lasts."""
+
+    def encode(self, encoder: MediaEncoder, batches: Iterable[Batch]) -> Iterator[tuple[Sequence[bytes], Encoded]]:
+        """The keys of each batch and what `encoder` makes of its media, in any order of the batches."""
+
+
+class LocalMedia:
+    """Decodes in processes of this machine and encodes in this process."""
+
+    @contextmanager
+    def decoder(self, config: FeaturesConfig) -> Iterator[Decoder]:
+        """A pool of decoding processes."""
+        with DecodePool(decode_settings(config), config.workers) as pool:
+            yield pool
+
+    def encode(self, encoder: MediaEncoder, batches: Iterable[Batch]) -> Iterator[tuple[Sequence[bytes], Encoded]]:
+        """One batch after the other."""
+        return ((keys, encoder.encode(media)) for keys, media in batches)
+
+
+def decode_settings(config: FeaturesConfig) -> DecodeSettings:
+    """What is taken from a file."""
+    return DecodeSettings.of(config.image, config.audio, config.file_timeout_seconds)
 
 
 @dataclass(frozen=True)
@@ -56,6 +96,7 @@ def media_features(
     cache: Path,
     rejects: RejectLog,
     progress: ProgressCallback,
+    engine: MediaEngine,
 ) -> MediaFeatures:
     """Frames and sound of all videos that have raw media.
 
@@ -66,6 +107,7 @@ def media_features(
         cache: folder of the feature cache.
         rejects: learns of the files that cannot be used.
         progress: told videos done and to do.
+        engine: where the work is done.
 
     Returns:
         The modalities, aligned with the catalogue.
@@ -80,37 +122,34 @@ def media_features(
             rows.append(row)
             keys.append(key)
     sources = [media[row] for row in rows]
-    with DecodePool(DecodeSettings.of(config.image, config.audio, config.file_timeout_seconds), config.workers) as pool:
-        image = image_encoder(config.image, cache, lambda: _sample_frames(pool, sources, config.image.image_size))
-        work = _Encoding(image, AudioEncoder(config.audio), config, cache)
-        encoded = work.run(pool, sources, keys, rejects, progress)
+    with engine.decoder(config) as decoder:
+        image = image_encoder(config.image, cache, lambda: _sample_frames(decoder, sources, config.image.image_size))
+        work = _Encoding(engine, MediaEncoder.of(image, config), config, cache)
+        encoded = work.run(decoder, sources, keys, rejects, progress)
     return MediaFeatures(work.modalities(np.array(rows, np.int64), keys, num_videos), work.versions, encoded)
 
 
 class _Encoding:
-    """The two encoders, each with its store.
+    """What is encoded, each modality into its store.
 
     Args:
-        image: encoder of frames; None where no source has any.
-        audio: encoder of sound.
-        config: their configuration.
+        engine: where it is done.
+        encoder: by what.
+        config: its configuration.
         cache: folder of the stores.
     """
 
-    def __init__(self, image: ImageEncoder | None, audio: AudioEncoder, config: FeaturesConfig, cache: Path) -> None:
-        self._image, self._audio = image, audio
-        self._num_frames = config.image.num_frames
-        self.versions = {"audio": audio.version}
-        shapes = {"audio": (config.audio.num_steps, config.audio.dim)}
-        if image is not None:
-            self.versions["video"] = f"{image.version}-{Sampling.of(config.image).version}"
-            shapes["video"] = (self._num_frames, image.dim)
-        self._stores = {name: FeatureStore(cache / version, shapes[name]) for name, version in self.versions.items()}
+    def __init__(self, engine: MediaEngine, encoder: MediaEncoder, config: FeaturesConfig, cache: Path) -> None:
+        self._engine, self._encoder = engine, encoder
+        self.versions = encoder.versions
+        self._stores = {
+            name: FeatureStore(cache / self.versions[name], shape) for name, shape in encoder.shapes.items()
+        }
         self._refusals = RefusalStore(cache / "refused", config)
 
     def run(
         self,
-        pool: DecodePool,
+        decoder: Decoder,
         sources: Sequence[MediaSource],
         keys: Sequence[bytes],
         rejects: RejectLog,
@@ -124,24 +163,35 @@ class _Encoding:
             for key, source, have in zip(keys, sources, stored, strict=True)
             if not have and key not in refused
         }
+        for some, encoded in self._engine.encode(self._encoder, self._batches(decoder, todo, refused, progress)):
+            self._keep(some, encoded)
+        for key, source in zip(keys, sources, strict=True):
+            if key in refused:
+                refuse(rejects, of_source(refused[key], source))
+        return len(todo) - sum(key in todo for key in refused)
+
+    def _batches(
+        self,
+        decoder: Decoder,
+        todo: Mapping[bytes, MediaSource],
+        refused: dict[bytes, MediaError],
+        progress: ProgressCallback,
+    ) -> Iterator[Batch]:
+        """Decodes; what cannot be is added to `refused`."""
         progress(0, len(todo))
         batch: dict[bytes, Decoded] = {}
-        for done, (key, media) in enumerate(pool.decode(todo.items()), 1):
+        for done, (key, media) in enumerate(decoder.decode(todo.items()), 1):
             if isinstance(media, MediaError):
                 refused[key] = media
                 self._refusals.remember(key, media)
             else:
                 batch[key] = media
             if len(batch) == _VIDEOS_PER_WRITE:
-                self._encode(batch)
+                yield list(batch), list(batch.values())
                 batch = {}
             progress(done, len(todo))
         if batch:
-            self._encode(batch)
-        for key, source in zip(keys, sources, strict=True):
-            if key in refused:
-                refuse(rejects, of_source(refused[key], source))
-        return len(todo) - sum(key in todo for key in refused)
+            yield list(batch), list(batch.values())
 
     def modalities(self, rows: NDArray[np.int64], keys: Sequence[bytes], num_videos: int) -> dict[str, Modality]:
         """What is stored of the catalogue, without a modality that no video has."""
@@ -154,21 +204,12 @@ class _Encoding:
                 found[name] = Modality(store.read(stored), lengths)
         return found
 
-    def _encode(self, batch: Mapping[bytes, Decoded]) -> None:
-        keys = list(batch)
-        if self._image is not None:
-            frames, num_frames = self._encode_frames(self._image, [frames for frames, _ in batch.values()])
-            _append_absent(self._stores["video"], keys, frames, num_frames)
-        steps, num_steps = self._audio.encode([sound for _, sound in batch.values()])
-        _append_absent(self._stores["audio"], keys, steps, num_steps)
-
-    def _encode_frames(
-        self, image: ImageEncoder, videos: Sequence[Frames]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        lengths = np.array([len(frames) for frames in videos], np.int32)
-        values = np.zeros((len(videos), self._num_frames, image.dim), np.float32)
-        values[np.arange(self._num_frames) < lengths[:, None]] = image.encode(np.concatenate(videos))
-        return values, lengths
+    def _keep(self, keys: Sequence[bytes], encoded: Encoded) -> None:
+        """A run that was stopped may have stored one modality of a video and not the other."""
+        for name, (values, lengths) in encoded.items():
+            store = self._stores[name]
+            absent = store.rows(keys) < 0
+            store.append([key for key, new in zip(keys, absent, strict=True) if new], values[absent], lengths[absent])
 
 
 def refuse(rejects: RejectLog, error: MediaError) -> None:
@@ -176,19 +217,11 @@ def refuse(rejects: RejectLog, error: MediaError) -> None:
     rejects.add(f"{error.path.parent.name}/{error.path.name}", None, error.reason, MEDIA)
 
 
-def _append_absent(
-    store: FeatureStore, keys: Sequence[bytes], values: NDArray[np.float32], lengths: NDArray[np.int32]
-) -> None:
-    """A run that was stopped may have stored one modality of a video and not the other."""
-    absent = store.rows(keys) < 0
-    store.append([key for key, new in zip(keys, absent, strict=True) if new], values[absent], lengths[absent])
-
-
-def _sample_frames(pool: DecodePool, sources: Sequence[MediaSource], image_size: int) -> Frames:
+def _sample_frames(decoder: Decoder, sources: Sequence[MediaSource], image_size: int) -> Frames:
     """Frames of some videos, evenly spread over the catalogue; empty where no video has any."""
     step = max(1, len(sources) // _VIDEOS_FOR_SMALL_CNN)
     for start in range(step):
-        decoded = [media for _, media in pool.decode(enumerate(sources[start::step]))]
+        decoded = [media for _, media in decoder.decode(enumerate(sources[start::step]))]
         frames = [media[0] for media in decoded if not isinstance(media, MediaError)]
         if any(map(len, frames)):
             return np.concatenate(frames)
