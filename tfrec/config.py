@@ -27,6 +27,7 @@ IndexKind = Literal["auto", "exact", "bfloat16", "scann", "portable"]
 Storage = Literal["float32", "float16", "int8"]
 EncoderTraining = Literal["frozen", "top_layers", "full"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
+Strategy = Literal["one_device", "mirrored", "multi_worker"]
 BaselineName = Literal[
     "popularity", "recent_popularity", "item_knn", "user_knn", "als", "bpr", "ease", "ease_content", "content_knn"
 ]
@@ -675,6 +676,22 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class DistributionConfig:
+    """On what retrieval and ranking are trained; the batch and what is learned from it stay the same.
+
+    Args:
+        strategy: `one_device`; `mirrored`, all GPUs of this machine; `multi_worker`, all workers that the environment variable
+            `TF_CONFIG` names, which is chosen by itself where that variable names several.
+        mixed_precision: matrix products in half the precision: float16 on GPUs, bfloat16 on CPUs; variables stay float32.
+        xla: compile what of the training step the XLA compiler can take.
+    """
+
+    strategy: Strategy = "one_device"
+    mixed_precision: bool = False
+    xla: bool = False
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Trains, evaluates and publishes a video recommender from a dataset folder.
 
@@ -692,6 +709,7 @@ class TrainConfig:
         index: nearest-neighbour index.
         evaluation: metrics and baselines.
         export: SavedModels.
+        distribution: devices and workers that train.
     """
 
     output: Path | None = None
@@ -707,6 +725,7 @@ class TrainConfig:
     index: IndexConfig = field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    distribution: DistributionConfig = field(default_factory=DistributionConfig)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 1 << 31, "seed", self.seed, "at least 0 and less than 2 ** 31")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +25,7 @@ from tfrec.console import console, progress_bar
 from tfrec.data.input_pipeline import HistoryLog, Query, RankingBatches, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
 from tfrec.data.sequences import SequenceBatches
+from tfrec.distribution import ONE_DEVICE, Distribution
 from tfrec.encoders.hub import module_version
 from tfrec.errors import TfrecError
 from tfrec.evaluation import metrics
@@ -55,8 +56,8 @@ from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.training import Objective, Record, fit, restore_best
-from tfrec.run import RunFolder, new_folder
-from tfrec.towers.space import Tables
+from tfrec.run import RunFolder, atomic_file, new_folder
+from tfrec.towers.space import Layout, Tables
 
 QUERIES_PER_BATCH = 1024
 STOCK, NATIVE, VIDEO_ENCODER = "recommender", "recommender_scann", "video_encoder"
@@ -81,7 +82,12 @@ FINE_TUNING = "fine_tuning"
 TRAINED = ("retrieval", FINE_TUNING, "cold_start", "ranking")
 """Stages with learning curves."""
 
+NOT_OF_THE_RESULT = ("output", "resume", "export", "distribution")
+"""Options that a resumed run may have others of: what it learns does not depend on them."""
+
 Metrics = dict[str, Any]
+
+AnyModel = TypeVar("AnyModel", bound=tf.keras.Model)
 
 
 class Use(IntEnum):
@@ -102,6 +108,7 @@ class Stages:
         dataset: read and split.
         content: content features of the catalogue.
         tuned: folders of the encoders that `fine_tune` trained, by modality.
+        distribution: on what retrieval and ranking are trained; everything else runs on one device of this worker.
     """
 
     config: TrainConfig
@@ -109,8 +116,11 @@ class Stages:
     dataset: Dataset
     content: ContentFeatures
     tuned: Mapping[str, Path] = field(default_factory=dict)
+    distribution: Distribution = ONE_DEVICE
 
     def __post_init__(self) -> None:
+        for stage in ("retrieval", "ranking"):
+            self.distribution.check_batch_size(f"{stage}.batch_size", getattr(self.config, stage).batch_size)
         for task in (self._validation_task(), self.final_task()):
             if not len(task):
                 raise TfrecError(
@@ -152,7 +162,8 @@ class Stages:
         """Two towers, stopped early by a metric on the validation part."""
         config = self.config.retrieval
         tf.keras.utils.set_random_seed(self.config.seed)
-        model = self._untrained_retrieval()
+        with self.distribution.scope():
+            model = self._untrained_retrieval()
         task = self._validation_task()
         queries = self.queries(task)
 
@@ -169,7 +180,16 @@ class Stages:
             self._retrieval_stream.epoch,
             validate,
             Objective(config.objective, True, config.patience),
+            self.distribution,
         )
+        return self._on_one_device("retrieval", model, self._untrained_retrieval)
+
+    def _on_one_device(self, stage: str, model: AnyModel, make: Callable[[], AnyModel]) -> AnyModel:
+        """A trained model without the strategy it was trained under, which is nothing for other stages to deal with."""
+        if self.distribution.strategy is None:
+            return model
+        model = make()
+        restore_best(model, self.run.folder / "checkpoints" / stage)
         return model
 
     def fine_tune(self, retrieval: RetrievalModel) -> tuple[Stages, RetrievalModel]:
@@ -340,7 +360,9 @@ class Stages:
         """The ranker, on events that retrieval has not learned from: of those it did, its scores know the outcome."""
         config = self.config.ranking
         tf.keras.utils.set_random_seed(self.config.seed + 2)
-        model = RankingModel(config, self.dataset, retrieval, tables.videos, tables.history)
+        make = partial(RankingModel, config, self.dataset, retrieval, tables.videos, tables.history)
+        with self.distribution.scope():
+            model = make()
         events = self._ranking_events()
         training = self._ranking_batches(events[Use.TRAINING], (Part.TRAIN,))
         holdout = self._ranking_batches(events[Use.HOLDOUT], (Part.TRAIN,))
@@ -348,9 +370,9 @@ class Stages:
         def validate() -> Record:
             return {"validation_loss": model.mean_loss(holdout)}
 
-        self._fit(
-            "ranking", model, config, training.epoch, validate, Objective("validation_loss", False, config.patience)
-        )
+        objective = Objective("validation_loss", False, config.patience)
+        self._fit("ranking", model, config, training.epoch, validate, objective, self.distribution)
+        model = self._on_one_device("ranking", model, make)
         model.calibrate(holdout)
         return model
 
@@ -364,7 +386,26 @@ class Stages:
         if cold_videos is not None and cold_videos.exploration_weight:
             calm = self._unpublished(retrieval, replace(cold_videos, exploration_weight=0.0), cold)
         tables.videos[cold, -1] += self._cold_appeal(retrieval, calm, cold)
-        return tables.with_videos(retrieval.publish(tables.videos, _opening(self.final_task())))
+        tables = tables.with_videos(retrieval.publish(tables.videos, _opening(self.final_task())))
+        if self.distribution.num_workers > 1:
+            # Written twice only where they are two, so that all workers make the same variables of them.
+            history = {} if tables.history is tables.videos else {"history": tables.history}
+            with atomic_file(self._tables_file) as file:
+                np.savez(file, videos=tables.videos, content_dim=tables.layout.content_dim, **history)
+            self.distribution.wait_for_chief()
+        return tables
+
+    def read_tables(self) -> Tables:
+        """What the chief's `embed_videos` returned, in a worker that waits for it."""
+        self.distribution.wait_for_chief()
+        with np.load(self._tables_file) as stored:
+            videos = stored["videos"]
+            history = stored.get("history", videos)
+            return Tables(videos, history, Layout(int(stored["content_dim"])))
+
+    @property
+    def _tables_file(self) -> Path:
+        return self.run.folder / "checkpoints" / "tables.npz"
 
     def _unpublished(
         self, retrieval: RetrievalModel, cold_videos: ColdVideos | None, cold: NDArray[np.int64]
@@ -708,29 +749,33 @@ class Stages:
         stage: str,
         model: tf.keras.Model,
         config: Any,
-        epoch_batches: Callable[[int], tf.data.Dataset],
+        epoch_batches: Callable[..., tf.data.Dataset],
         validate: Callable[[], Record],
         objective: Objective,
+        distribution: Distribution = ONE_DEVICE,
     ) -> None:
         """Trains a stage's model, or gives it the weights of the run that is resumed."""
         folder = self.run.folder / "checkpoints" / stage
-        model.compile(
-            optimizer=tf.keras.optimizers.Adam(
-                _learning_rate(config.learning_rate, config.epochs, int(epoch_batches(0).cardinality()))
-            ),
-            steps_per_execution=getattr(config, "steps_per_execution", 1),
-        )
+        rate = _learning_rate(config.learning_rate, config.epochs, int(epoch_batches(0).cardinality()))
+        # In a loop inside a graph, TensorFlow takes it for an error when sparse gradients change their number of rows.
+        steps = 1 if distribution.strategy else getattr(config, "steps_per_execution", 1)
+        with distribution.scope():
+            model.compile(optimizer=tf.keras.optimizers.Adam(rate), steps_per_execution=steps)
         if self.run.finished(stage):
             restore_best(model, folder)
             return
-        summary = tf.summary.create_file_writer(str(self.run.folder / "logs" / stage))
+        summary = tf.summary.create_file_writer(str(distribution.writable(self.run.folder / "logs" / stage)))
         with progress_bar(stage, "batches") as progress:
-            self.run.stage(
-                stage,
-                lambda: {
-                    "records": fit(model, epoch_batches, validate, objective, config.epochs, folder, progress, summary)
-                },
-            )
+
+            def work() -> dict[str, Any]:
+                epochs = config.epochs
+                return {
+                    "records": fit(
+                        model, epoch_batches, validate, objective, epochs, folder, progress, summary, distribution
+                    )
+                }
+
+            self.run.stage(stage, work)
 
 
 def _cold_users(task: EvaluationTask) -> NDArray[np.int64]:
@@ -769,7 +814,7 @@ def _save(save: Callable[[Path], None], name: str, calls: list[SignatureCall], f
 
 def fingerprint(config: TrainConfig, dataset: Dataset, content: ContentFeatures) -> str:
     """A digest of everything that decides the result of a run: configuration, data and encoders."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("output", "resume", "export")}
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_OF_THE_RESULT}
     log, videos = dataset.interactions, dataset.videos
     names = [*dataset.users.ids, *videos.ids, *videos.texts]
     digest = hashlib.sha256(json.dumps([settings, dict(content.encoders), names], sort_keys=True, default=str).encode())

@@ -100,7 +100,7 @@ class RunFolder:
             )
         self.resumed = resume and state is not None
         self._state: dict[str, Any] = state if self.resumed and state else {"fingerprint": fingerprint, "stages": {}}
-        write_json(self._state_file, self._state)
+        self._save()
 
     def close(self) -> None:
         """Lets other runs into the folder; the end of the process does too."""
@@ -133,5 +133,42 @@ class RunFolder:
             start = time.monotonic()
             result = work()
             self._state["stages"][name] = {**result, "seconds": round(time.monotonic() - start, 3)}
-            write_json(self._state_file, self._state)
+            self._save()
         return self.result(name)
+
+    def _save(self) -> None:
+        write_json(self._state_file, self._state)
+
+
+class SharedRunFolder(RunFolder):
+    """The folder of a run that another worker leads: what was finished when that one opened it. Nothing is written here.
+
+    Args:
+        folder: the run's folder, opened by the leading worker.
+        fingerprint: of this worker's configuration and data.
+
+    Raises:
+        TfrecError: If the leading worker does not run in this folder, or has another configuration or data.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        try:
+            self._state = json.loads((folder / "state.json").read_text())
+        except OSError as error:
+            raise TfrecError(
+                f"The output folder {folder} does not show what the first worker wrote: {error.strerror}. "
+                "Give all workers the same --output, on storage that all of them see."
+            ) from None
+        if self._state["fingerprint"] != fingerprint:
+            raise TfrecError(
+                f"This worker's configuration or data differ from those of the first worker, which opened {folder}. "
+                "Start all workers with the same options and the same dataset."
+            )
+        self.resumed = True
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def _save(self) -> None:
+        """What this worker has finished is known to itself alone."""

@@ -63,7 +63,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         config: of the run.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; nothing in a worker that only helps to train.
 
     Raises:
         TfrecError: If the configuration or the data cannot be used.
@@ -77,6 +77,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         console.show_dataset(stages.dataset.summary, stages.content)
     with console.stage("Retrieval"):
         retrieval = stages.train_retrieval()
+    if not stages.distribution.is_chief:
+        with console.stage("Ranking"):
+            stages.train_ranking(retrieval, stages.read_tables())
+        return {}
     if config.features.fine_tuned:
         with console.stage("Fine-tuning"):
             stages, retrieval = stages.fine_tune(retrieval)
@@ -114,18 +118,27 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def open_stages(config: TrainConfig) -> Stages:
-    """Reads the dataset, encodes its content, and opens the run's folder."""
+    """Reads the dataset, encodes its content, and opens the run's folder; a worker that is not the chief, after the chief."""
     import tensorflow as tf
     import yaml
 
     from tfrec.console import progress_bar
     from tfrec.data.dataset import REJECTED_FILE, load_dataset
     from tfrec.data.rejects import MEDIA
+    from tfrec.distribution import open_distribution
     from tfrec.features.extract import extract_features
     from tfrec.pipeline import Stages, clear_training, fingerprint
-    from tfrec.run import RunFolder, atomic_file
+    from tfrec.run import RunFolder, SharedRunFolder, atomic_file
 
     tf.config.experimental.enable_op_determinism()
+    distribution = open_distribution(config.distribution)
+    if config.features.fine_tuned and distribution.num_workers > 1:
+        raise TfrecError(
+            "Encoders are fine-tuned by one worker. Set `features.text.training` and `features.image.training` to frozen, or "
+            "train on one machine, without TF_CONFIG."
+        )
+    if not distribution.is_chief:
+        distribution.wait_for_chief()
     if config.data.folder is None:
         from tfrec.data.demo import ensure_demo
 
@@ -140,11 +153,14 @@ def open_stages(config: TrainConfig) -> Stages:
         raise TfrecError(
             f"The output folder {output} cannot be made: {error.strerror}. Give another --output."
         ) from None
-    dataset = load_dataset(config.data, output)
+    dataset = load_dataset(config.data, output if distribution.is_chief else None)
     with progress_bar("features", "items") as progress:
         content = extract_features(
             dataset.videos, config.features, config.features.cache or output / "features", dataset.rejects, progress
         )
+    if not distribution.is_chief:
+        shared = SharedRunFolder(output, fingerprint(config, dataset, content))
+        return Stages(replace(config, output=output), shared, dataset, content, distribution=distribution)
     dataset.rejects.write(output / REJECTED_FILE)
     dataset.rejects.check(MEDIA, config.data.max_rejected)
     run = RunFolder(output, fingerprint(config, dataset, content), config.resume)
@@ -152,7 +168,8 @@ def open_stages(config: TrainConfig) -> Stages:
         clear_training(output)
     with atomic_file(output / "config.yaml") as file:
         file.write(yaml.safe_dump(as_plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
-    return Stages(replace(config, output=output), run, dataset, content)
+    distribution.wait_for_chief()
+    return Stages(replace(config, output=output), run, dataset, content, distribution=distribution)
 
 
 def as_plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.data.schema import Interactions, Part
+from tfrec.data.shares import WHOLE, Shares
 from tfrec.errors import TfrecError
 
 SECONDS_PER_DAY = 86_400.0
@@ -220,16 +221,16 @@ class RetrievalBatches:
         """Batches per epoch."""
         return -(-self.num_examples // self.batch_size)
 
-    def epoch(self, epoch: int) -> tf.data.Dataset:
-        """Batches of one epoch, counted from 0.
+    def epoch(self, epoch: int, shares: Shares = WHOLE) -> tf.data.Dataset:
+        """Batches of one epoch, counted from 0, or shares of them.
 
         Returns:
             Dicts of `query` (Query), `video` int32 `[B]`, `positives` int32 `[B, max_positives]` and `negatives` int32 `[U]`.
+            A share has the queries and positives of its own rows, `video` of the whole batch, since every replica scores
+            against all candidates, and `rows`, int32: which of `video` are the targets of its queries.
         """
-        first = epoch * self.steps_per_epoch
-        steps = tf.data.Dataset.range(first, first + self.steps_per_epoch)
-        batches = steps.map(self._batch_function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        make = partial(self._batch_function, shares)
+        return shares.batches(epoch * self.steps_per_epoch, self.steps_per_epoch, make)
 
     @cached_property
     def _batch_function(self) -> Any:
@@ -241,7 +242,7 @@ class RetrievalBatches:
         num_targets, warm = tf.constant(targets), tf.constant(self.warm_videos)
         num_examples, steps_per_epoch = self.num_examples, self.steps_per_epoch
 
-        def batch(step: tf.Tensor) -> dict[str, Any]:
+        def batch(shares: Shares, step: tf.Tensor, share: tf.Tensor) -> dict[str, Any]:
             epoch = step // steps_per_epoch
             example = (
                 (step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
@@ -252,17 +253,21 @@ class RetrievalBatches:
             size = tf.gather(num_targets, user)
             choice = (example - tf.gather(first_example, user) + _hash(user, epoch + self.seed) % size) % size
             event = tf.gather(position, tf.gather(first_target, user) + choice)
-            user = tf.cast(user, tf.int32)
+            video = tf.gather(log.video, event)
+            user, event = shares.of(tf.cast(user, tf.int32), share), shares.of(event, share)
             draw = tf.stack([tf.constant(self.seed, tf.int64), step])
             if log.has_time:
                 query = log.before(user, event, tf.gather(log.timestamp, event))
             else:
-                query = log.around(user, event, tf.random.stateless_uniform([self.batch_size], draw))
+                shift = tf.random.stateless_uniform([self.batch_size], draw)
+                query = log.around(user, event, shares.of(shift, share))
+            rows = {} if shares.count == 1 else {"rows": shares.of(tf.range(self.batch_size), share)}
             return {
                 "query": query,
-                "video": tf.gather(log.video, event),
+                "video": video,
                 "positives": self._positives(log, user, event),
                 "negatives": self._negatives(warm, draw),
+                **rows,
             }
 
         return batch
@@ -315,9 +320,9 @@ class RankingBatches:
         logged = self.interactions.positive[self.interactions.part == Part.TRAIN]
         return self.num_negatives if logged.all() else 0
 
-    def epoch(self, epoch: int) -> tf.data.Dataset:
-        """Shuffled batches of one epoch; see `in_order`."""
-        return self._batches(epoch, -(-len(self.events) // self.batch_size), shuffle=True)
+    def epoch(self, epoch: int, shares: Shares = WHOLE) -> tf.data.Dataset:
+        """Shuffled batches of one epoch, or shares of them; see `in_order`."""
+        return self._batches(epoch, shuffle=True, shares=shares)
 
     def in_order(self) -> tf.data.Dataset:
         """Every event once, in the order of the log; the last batch is filled up from the start.
@@ -326,12 +331,12 @@ class RankingBatches:
             Dicts of `query` (Query), `candidates` int32 `[B, 1 + N]`, the event's video first, and `labels`: float32
             `[B, 1 + N]` by name, -1 where unknown.
         """
-        return self._batches(0, -(-len(self.events) // self.batch_size), shuffle=False)
+        return self._batches(0, shuffle=False)
 
-    def _batches(self, epoch: int, num_steps: int, shuffle: bool) -> tf.data.Dataset:
-        make = partial(self._batch, self._tables, shuffle)  # the tables are made here, outside the graph
-        steps = tf.data.Dataset.range(epoch * num_steps, (epoch + 1) * num_steps)
-        return steps.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    def _batches(self, epoch: int, shuffle: bool, shares: Shares = WHOLE) -> tf.data.Dataset:
+        make = partial(self._batch, self._tables, shuffle, shares)  # the tables are made here, outside the graph
+        num_steps = -(-len(self.events) // self.batch_size)
+        return shares.batches(epoch * num_steps, num_steps, make)
 
     @cached_property
     def _tables(self) -> dict[str, Any]:
@@ -348,7 +353,9 @@ class RankingBatches:
             or {"click": tf.ones(len(self.events))},
         }
 
-    def _batch(self, tables: dict[str, Any], shuffle: bool, step: tf.Tensor) -> dict[str, Any]:
+    def _batch(
+        self, tables: dict[str, Any], shuffle: bool, shares: Shares, step: tf.Tensor, share: tf.Tensor
+    ) -> dict[str, Any]:
         num_events = len(self.events)
         steps_per_epoch = -(-num_events // self.batch_size)
         epoch = step // steps_per_epoch
@@ -356,14 +363,16 @@ class RankingBatches:
         if shuffle:
             event = shuffled(event, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch + 1]), num_events)
         draw = tf.stack([tf.constant(self.seed, tf.int64), step])
-        query = self._query(event, tf.random.stateless_uniform([self.batch_size], draw))
         shape = [self.batch_size, self.negatives_per_event]
         negatives = tf.random.stateless_uniform(shape, draw, maxval=self.interactions.num_videos, dtype=tf.int32)
+        shift = tf.random.stateless_uniform([self.batch_size], draw)
+        event, negatives, shift = (shares.of(values, share) for values in (event, negatives, shift))
+        query = self._query(event, shift)
         video = tf.gather(tables["video"], event)[:, None]
         watched = tf.concat([query.history, video], axis=1)
         labels = {}
         for name, values in tables["labels"].items():
-            unknown = tf.fill(shape, -1.0)
+            unknown = tf.fill(negatives.shape, -1.0)
             # A drawn negative that the user is known to have watched, then or before, is none.
             clean = tf.reduce_all(negatives[:, :, None] != watched[:, None, :], axis=2)
             negative = tf.where(clean, 0.0, unknown) if name == "click" else unknown

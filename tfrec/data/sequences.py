@@ -8,7 +8,7 @@ As everywhere (see `input_pipeline`), a batch is a pure function of the step num
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tfrec.data.input_pipeline import HistoryLog, first_watches, shuffled
 from tfrec.data.schema import Interactions, Part
+from tfrec.data.shares import WHOLE, Shares
 from tfrec.errors import TfrecError
 
 
@@ -75,18 +76,16 @@ class SequenceBatches:
         """Batches per epoch."""
         return -(-self.num_windows // self.batch_size)
 
-    def epoch(self, epoch: int) -> tf.data.Dataset:
-        """Batches of one epoch, counted from 0. B windows, T = `history_length`.
+    def epoch(self, epoch: int, shares: Shares = WHOLE) -> tf.data.Dataset:
+        """Batches of one epoch, counted from 0, or shares of them. B windows, T = `history_length`.
 
         Returns:
             Dicts of `query` (Query `[B, T]`; its time is that of the last target), `targets` int32 `[B, 1 + T]`: the first
             event of the user, then the event after each of the history, -1 where there is none or the user had watched the
             video before; `timestamps` int64 `[B, 1 + T]` of the targets; `negatives` int32 `[U]`.
         """
-        first = epoch * self.steps_per_epoch
-        steps = tf.data.Dataset.range(first, first + self.steps_per_epoch)
-        batches = steps.map(self._batch_function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        make = partial(self._batch_function, shares)
+        return shares.batches(epoch * self.steps_per_epoch, self.steps_per_epoch, make)
 
     @cached_property
     def _batch_function(self) -> Any:
@@ -99,12 +98,13 @@ class SequenceBatches:
         first_window = ends - windows
         num_windows, steps_per_epoch, length = self.num_windows, self.steps_per_epoch, self.history_length
 
-        def batch(step: tf.Tensor) -> dict[str, Any]:
+        def batch(shares: Shares, step: tf.Tensor, share: tf.Tensor) -> dict[str, Any]:
             epoch = step // steps_per_epoch
             window = (
                 (step % steps_per_epoch) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
             ) % num_windows
             window = shuffled(window, tf.stack([self.seed + tf.zeros_like(epoch), 2 * epoch]), num_windows)
+            window = shares.of(window, share)
             user = tf.searchsorted(ends, window, side="right", out_type=tf.int64)
             number = window - tf.gather(first_window, user)
             first, end = tf.gather(log.offsets, user), tf.gather(log.offsets, user + 1)

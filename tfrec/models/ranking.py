@@ -19,7 +19,7 @@ from tfrec.data.input_pipeline import SECONDS_PER_DAY, Query, RankingBatches
 from tfrec.data.schema import LABELS, Dataset
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import Dropout, RandomMask
-from tfrec.models.base import Model
+from tfrec.models.base import Model, mean_over_replicas
 from tfrec.models.calibration import platt_scaling
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.towers.space import NO_BLOCK, Layout
@@ -88,7 +88,8 @@ class RankingModel(Model):
         self.show_ids = RandomMask(0.3)
         self.user_columns = ColumnEmbedding(dataset.users.columns) if dataset.users.columns.names else None
         self.video_columns = ColumnEmbedding(dataset.videos.columns) if dataset.videos.columns.names else None
-        self.normalise = tf.keras.layers.BatchNormalization()
+        is_shared_out = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        self.normalise = tf.keras.layers.BatchNormalization(synchronized=is_shared_out)
         self.crosses = [
             tfrs.layers.dcn.Cross(projection_dim=config.hidden_units[-1]) for _ in range(config.num_cross_layers)
         ]
@@ -186,7 +187,7 @@ class RankingModel(Model):
             label = inputs["labels"][name]
             known = tf.cast(label >= 0, tf.float32)
             loss = tf.nn.sigmoid_cross_entropy_with_logits(tf.maximum(label, 0.0), logits[:, :, column])
-            losses.append(tf.math.divide_no_nan(tf.reduce_sum(loss * known), tf.reduce_sum(known)))
+            losses.append(mean_over_replicas(loss, known))
         return tf.add_n(losses)
 
     def _batch_logits(self, inputs: dict[str, Any], training: bool) -> tf.Tensor:

@@ -120,7 +120,7 @@ class RetrievalModel(Model):
         if self.frequency is not None:
             logits -= inclusion_log_probability(
                 tf.gather(self.frequency, candidates),
-                tf.cast(tf.size(targets), tf.float32),
+                tf.cast(tf.size(inputs["video"]), tf.float32),
                 self.config.num_uniform_negatives,
                 self.num_warm,
             )
@@ -128,11 +128,11 @@ class RetrievalModel(Model):
         for member in tf.unstack(logits):
             if self.config.mask_positives:
                 member = mask_positives(member, candidates, inputs["positives"], targets, self.num_videos)
-            losses.append(self.mean_loss(member, targets, tf.size(candidates)))
+            losses.append(tf.reduce_mean(self.target_losses(member, targets, tf.size(candidates))))
         return tf.add_n(losses) / len(losses)
 
-    def mean_loss(self, logits: tf.Tensor, targets: tf.Tensor, num_candidates: tf.Tensor) -> tf.Tensor:
-        """The configured loss of the targets, int32 `[B]` places, among float32 `[B, C]` logits.
+    def target_losses(self, logits: tf.Tensor, targets: tf.Tensor, num_candidates: tf.Tensor) -> tf.Tensor:
+        """float32 `[B]`: the configured loss of each target, int32 `[B]` places among float32 `[B, C]` logits.
 
         Args:
             logits: corrected and masked.
@@ -140,12 +140,12 @@ class RetrievalModel(Model):
             num_candidates: distinct candidates, of all of which one is the target.
         """
         if self.config.loss == "softmax":
-            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
         if self.config.loss == "bpr":
-            return tf.reduce_mean(bayesian_personalised_ranking(targets, logits))
+            return bayesian_personalised_ranking(targets, logits)
         rate = tf.cast(num_candidates - 1, tf.float32) / max(self.num_warm - 1, 1)
         logits += self.base_rate  # else the scores themselves would have to sink, popular videos' most
-        return tf.reduce_mean(generalised_bce(logits, targets, tf.minimum(rate, 1.0), self.config.gbce_calibration))
+        return generalised_bce(logits, targets, tf.minimum(rate, 1.0), self.config.gbce_calibration)
 
     def _member_scores(self, queries: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
         """float32 `[ensemble_size, B, C]`: what each part of the embedding alone makes of a score; their mean is the score."""
@@ -233,6 +233,10 @@ class RetrievalModel(Model):
 
 
 def batch_candidates(inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The distinct candidates of a batch of `RetrievalBatches`, int32 `[C]`, and the places of its targets, int32 `[B]`."""
+    """The distinct candidates of a batch of `RetrievalBatches`, int32 `[C]`, and the places of its targets, int32 `[B]`.
+
+    Of a share, the candidates are those of the whole batch, and the targets those of its own rows.
+    """
     candidates, places = tf.unique(tf.concat([inputs["video"], inputs["negatives"]], axis=0))
-    return candidates, places[: tf.size(inputs["video"])]
+    targets = places[: tf.size(inputs["video"])]
+    return candidates, tf.gather(targets, inputs["rows"]) if "rows" in inputs else targets

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfrec.data.input_pipeline import Query
 from tfrec.layers.pooling import MASKED
 from tfrec.layers.sampled_softmax import inclusion_log_probability
+from tfrec.models.base import mean_over_replicas
 from tfrec.models.retrieval import RetrievalModel
 
 
@@ -39,7 +40,7 @@ class SequenceRetrievalModel(RetrievalModel):
             scores = (scores + self.appeal.of_targets(timestamps, targets)) / self.config.temperature
             logits = tf.concat([scores[:, None], self._without(logits, target_places)], axis=1)
             target_places = tf.zeros_like(targets)
-        loss = self.mean_loss(logits, target_places, tf.size(negatives) + 1)
+        loss = mean_over_replicas(self.target_losses(logits, target_places, tf.size(negatives) + 1))
         aligned = targets[: tf.size(query.user)]  # as many as windows, however long these are
         return loss + self._weight_penalty() + self._alignment(aligned, training)
 

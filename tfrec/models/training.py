@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec.console import ProgressCallback
+from tfrec.distribution import ONE_DEVICE, Distribution
 from tfrec.run import write_json
 
 Record = dict[str, float]
@@ -58,48 +60,57 @@ class _BatchProgress(tf.keras.callbacks.Callback):
 
 def fit(
     model: tf.keras.Model,
-    epoch_batches: Callable[[int], tf.data.Dataset],
+    epoch_batches: Callable[..., tf.data.Dataset],
     validate: Callable[[], Record],
     objective: Objective,
     epochs: int,
     folder: Path,
     progress: ProgressCallback | None = None,
     summary: tf.summary.SummaryWriter | None = None,
+    distribution: Distribution = ONE_DEVICE,
 ) -> list[Record]:
     """Trains a compiled model and leaves it with the weights of its best epoch.
 
+    Every worker of a distribution calls this at the same time; the chief's measurements count, and it alone writes `folder`.
+
     Args:
-        model: compiled; every variable it has must exist (be built).
-        epoch_batches: gives the batches of an epoch, counted from 0; the same ones each time it is asked.
+        model: compiled, in the scope of the distribution.
+        epoch_batches: gives the batches of an epoch, counted from 0, or `Shares` of them; the same ones each time it is asked.
         validate: measures the model after an epoch.
         objective: chooses the best epoch.
         epochs: most epochs.
         folder: for the checkpoints; what is there is continued.
         progress: told of finished and planned batches.
         summary: TensorBoard.
+        distribution: in whose scope the model was made.
 
     Returns:
         One record per epoch: `epoch`, `loss`, `seconds` and what `validate` returned.
     """
+    distribution.build(model, epoch_batches)
+    written = distribution.writable(folder)
     last = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=model.optimizer), folder / "last", max_to_keep=1
+        tf.train.Checkpoint(model=model, optimizer=model.optimizer), written / "last", max_to_keep=1
     )
-    best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), folder / "best", max_to_keep=1)
-    records = _restore(last, folder / "history.json")
+    best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), written / "best", max_to_keep=1)
+    records = _restore(last.checkpoint, folder)
     while len(records) < epochs and not _stalled(records, objective):
         epoch = len(records)
-        batches = epoch_batches(epoch)
-        steps = int(batches.cardinality())
+        batches, steps = distribution.batches(epoch_batches, epoch)
         start = time.monotonic()
         report = _BatchProgress(progress, epoch * steps, epochs * steps)
-        loss = model.fit(batches, epochs=1, verbose=0, callbacks=[report]).history["loss"][-1]
-        record = {"epoch": epoch, "loss": float(loss), "seconds": time.monotonic() - start, **validate()}
+        with distribution.noticing_lost_workers():
+            trained = model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0, callbacks=[report])
+        seconds = time.monotonic() - start
+        measured = _agreed(distribution, {"loss": float(trained.history["loss"][-1]), "seconds": seconds, **validate()})
+        record = {"epoch": epoch, **measured}
         records.append(record)
         if objective.best(records) == epoch:
             best.save(checkpoint_number=epoch)
-        write_json(folder / "history.json", {"records": records})
+        write_json(written / "history.json", {"records": records})
         last.save(checkpoint_number=epoch)
         _log_scalars(summary, record)
+    distribution.wait_for_chief()
     restore_best(model, folder)
     return records
 
@@ -111,13 +122,20 @@ def restore_best(model: tf.keras.Model, folder: Path) -> list[Record]:
     return json.loads((folder / "history.json").read_text())["records"]
 
 
-def _restore(last: tf.train.CheckpointManager, history: Path) -> list[Record]:
-    if last.latest_checkpoint is None:
+def _restore(checkpoint: tf.train.Checkpoint, folder: Path) -> list[Record]:
+    latest = tf.train.latest_checkpoint(folder / "last")
+    if latest is None:
         return []
-    last.checkpoint.restore(last.latest_checkpoint)
-    finished = int(last.latest_checkpoint.rsplit("-", 1)[1]) + 1
+    checkpoint.restore(latest)
+    finished = int(latest.rsplit("-", 1)[1]) + 1
     # A kill between the two writes leaves a record whose epoch the checkpoint has not seen.
-    return json.loads(history.read_text())["records"][:finished]
+    return json.loads((folder / "history.json").read_text())["records"][:finished]
+
+
+def _agreed(distribution: Distribution, measured: Record) -> Record:
+    """The chief's numbers, so that all workers stop after the same epoch."""
+    values = distribution.from_chief(np.array(list(measured.values()), np.float64))
+    return dict(zip(measured, values.tolist(), strict=True))
 
 
 def _stalled(records: list[Record], objective: Objective) -> bool:
