@@ -242,3 +242,12 @@ def test_a_slice_without_users_says_so_and_no_more() -> None:
     assert results["cold_start"] == {"users": 0, "candidates": 0, "evaluated_on": "test"}
     nobody = make_task(log([(0, 0, 1, TRAIN)]), TEST)
     assert evaluate(scores_from(np.zeros((0, 6), np.float32)), nobody)["retrieval"]["users"] == 0
+
+
+def test_a_slice_that_nobody_of_a_batch_asks_for():
+    """The only relevant video is one of ten cold ones, in a catalogue large enough to be searched by blocks."""
+    events = [(0, video, 1, TRAIN) for video in range(4990)] + [(1, 0, 1, TRAIN), (1, 4999, 2, VALIDATION)]
+    task = make_task(log(events, 2, 5000), VALIDATION)
+    results = evaluate(lambda positions: np.ones((len(positions), 5000), np.float32), task)
+    assert results["warm"]["users"] == 0
+    assert results["cold_start"]["recall@10"] == 1.0

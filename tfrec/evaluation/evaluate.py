@@ -214,7 +214,7 @@ def _bounds(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     if num_values < 2 * num_blocks:
         return np.full((num_rows, 1), lowest)
     whole = values[:, : num_values - num_values % num_blocks]
-    maxima = whole.reshape(num_rows, -1, num_blocks).max(axis=1)
+    maxima = whole.reshape(num_rows, num_values // num_blocks, num_blocks).max(axis=1)
     return np.maximum(np.partition(maxima, -k, axis=1)[:, -k, None], lowest)
 
 
