@@ -104,12 +104,13 @@ class SavedModel:
         return ""
 
     def _assets(self) -> dict[str, str]:
-        feeds = {}
-        for packed in self.meta_graph.collection_def["saved_model_assets"].any_list.value:
-            asset = meta_graph_pb2.AssetFileDef()
-            packed.Unpack(asset)
-            feeds[asset.tensor_info.name] = str(self._path / "assets" / asset.filename)
-        return feeds
+        """Paths of the files that the graph reads when it starts; TensorFlow 1 kept their list in a collection."""
+        listed = list(self.meta_graph.asset_file_def)
+        if not listed:
+            for packed in self.meta_graph.collection_def["saved_model_assets"].any_list.value:
+                listed.append(meta_graph_pb2.AssetFileDef())
+                packed.Unpack(listed[-1])
+        return {asset.tensor_info.name: str(self._path / "assets" / asset.filename) for asset in listed}
 
     def _endpoint(self, name: str) -> _Endpoint:
         if name not in self._endpoints:
