@@ -83,7 +83,7 @@ def compare(stages: Stages, heads: bool) -> None:
     chosen = stages.train_cold_start(retrieval)
     if chosen is None:
         raise SystemExit("There is no content to embed cold videos by.")
-    print(f"\ncontent share {chosen.content_share}, block of {chosen.layout.content_dim} dimensions\n")
+    print(f"\ncontent share {chosen.content_share}, {chosen.block.names if chosen.block else 'no'} content\n")
     print("| Cold videos embedded by | cold R@20 | cold NDCG@20 | all R@20 | cold share@20 |\n|---|---|---|---|---|")
     config, interactions = stages.config, stages.dataset.interactions
     known = evaluate_baseline(

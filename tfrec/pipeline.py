@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property, partial
@@ -32,7 +32,7 @@ from tfrec.evaluation import metrics
 from tfrec.evaluation.content import category_accuracy, category_column
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, final_part, make_task
 from tfrec.evaluation.examples import SLATE_SHOWN, ExampleSlates
-from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle, training_weights
+from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle
 from tfrec.evaluation.report import ExampleSlate
 from tfrec.export.log_requests import SignatureCall, task_requests
 from tfrec.export.publish import Answer, publish, write_serving_config
@@ -47,7 +47,7 @@ from tfrec.features.similarity import content_directions
 from tfrec.features.tuning import TunableEncoder, TunableFrames, TunableTexts, save_tuned
 from tfrec.index.base import Index
 from tfrec.index.tune import build_index
-from tfrec.models.baselines import ContentKNN, tuned
+from tfrec.models.baselines import ContentKNN
 from tfrec.models.cold_start import ColdStartModel
 from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos, content_scale
 from tfrec.models.content_block import ContentBlock
@@ -313,39 +313,37 @@ class Stages:
         return replace(chosen, exploration_weight=config.exploration_weight)
 
     def _with_content(self, retrieval: RetrievalModel, alone: ColdVideos) -> ColdVideos:
-        """The head with content beside it, by as much as finds most cold videos in the validation part.
-
-        Which modalities count is chosen as for content-kNN, by warm videos.
-        """
-        config = self.config.cold_start
+        """The head with content beside it: those modalities, and as much, as find most cold videos in the validation part."""
         task = self._cold_task()
         if len(_cold_users(task)) < MIN_COLD_USERS:
             return alone
-        _, settings = tuned(
-            ContentKNN.name, training_weights(self.dataset.interactions), self.content, self.config.seed
-        )
-        block = ContentBlock(
-            self.content, settings.get("modalities", list(self.content.modalities)), config.content_dim
-        )
+        choices = [
+            settings.get("modalities", list(self.content.modalities)) for settings in ContentKNN.settings(self.content)
+        ]
+        blends = [measured for names in choices for measured in self._blends(retrieval, alone, names, task)]
+        best = max(blends, key=lambda measured: (measured[0], -measured[1].content_share))[1]
+        return best if best.content_share else alone
+
+    def _blends(
+        self, retrieval: RetrievalModel, alone: ColdVideos, names: Sequence[str], task: EvaluationTask
+    ) -> list[tuple[float, ColdVideos]]:
+        """Recall of the task's cold videos with every share of the content of some modalities."""
+        block = ContentBlock(self.content, names, self.config.cold_start.content_dim)
         cold = np.flatnonzero(task.train_counts == 0)
         beside = replace(alone, block=block)
         tables = self._unpublished(retrieval, beside, cold)
         asked = self._embed(retrieval, self.queries(task), tables)
         generated = tables.layout.learned(tables.videos)[cold]
         scale = content_scale(asked, generated, block.catalogue[cold], tables.layout)
-        blends = [
-            replace(beside, content_share=share, content_scale=scale, level=float(generated[:, -1].mean()))
-            for share in CONTENT_SHARES
-        ]
 
-        def recall_with(blend: ColdVideos) -> float:
+        def measured(share: float) -> tuple[float, ColdVideos]:
+            blend = replace(beside, content_share=share, content_scale=scale, level=float(generated[:, -1].mean()))
             videos = tables.videos.copy()
             videos[cold] = blend.embed_videos(cold)
             blended = tables.with_videos(retrieval.publish(videos, _opening(task)))
-            return self._recall(task, asked, blended, "cold_start")
+            return self._recall(task, asked, blended, "cold_start"), blend
 
-        best = max(blends, key=lambda blend: (recall_with(blend), -blend.content_share))
-        return best if best.content_share else alone
+        return [measured(share) for share in CONTENT_SHARES]
 
     def _cold_task(self) -> EvaluationTask:
         """Requests of the validation part that only cold videos answer, or warm ones taken for cold where too few do."""

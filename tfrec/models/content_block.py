@@ -33,6 +33,7 @@ class ContentBlock:
     """
 
     def __init__(self, content: ContentFeatures, names: Sequence[str], dim: int) -> None:
+        self.names = tuple(names)
         modalities = {name: content.modalities[name] for name in names}
         self._means = {name: tf.constant(_mean(modality)) for name, modality in modalities.items()}
         size = len(next(iter(modalities.values())).lengths)
