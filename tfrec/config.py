@@ -682,13 +682,9 @@ class DistributionConfig:
     Args:
         strategy: `one_device`; `mirrored`, all GPUs of this machine; `multi_worker`, all workers that the environment variable
             `TF_CONFIG` names, which is chosen by itself where that variable names several.
-        mixed_precision: matrix products in half the precision: float16 on GPUs, bfloat16 on CPUs; variables stay float32.
-        xla: compile what of the training step the XLA compiler can take.
     """
 
     strategy: Strategy = "one_device"
-    mixed_precision: bool = False
-    xla: bool = False
 
 
 @dataclass(frozen=True)
