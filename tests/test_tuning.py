@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import optuna
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from tensorflow.python.framework.config import disable_op_determinism
 
 from tfrec.errors import TfrecError
 from tfrec.train import parse_arguments
@@ -19,6 +21,13 @@ SPACE = {
     "retrieval.learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
     "retrieval.embedding_dim": CategoricalDistribution((8, 16)),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _determinism_ends_here() -> Iterator[None]:
+    """Training makes the whole process deterministic, which other tests need not be."""
+    yield
+    disable_op_determinism()
 
 
 @pytest.fixture(scope="module")
