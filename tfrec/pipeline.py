@@ -182,13 +182,21 @@ class Stages:
             Objective(config.objective, True, config.patience),
             self.distribution,
         )
-        return self._on_one_device("retrieval", model, self._untrained_retrieval)
+        return self._on_one_device("retrieval", model, self._untrained_retrieval, self._retrieval_stream.epoch)
 
-    def _on_one_device(self, stage: str, model: AnyModel, make: Callable[[], AnyModel]) -> AnyModel:
+    def _on_one_device(
+        self,
+        stage: str,
+        model: AnyModel,
+        make: Callable[[], AnyModel],
+        epoch_batches: Callable[[int], tf.data.Dataset],
+    ) -> AnyModel:
         """A trained model without the strategy it was trained under, which is nothing for other stages to deal with."""
         if self.distribution.strategy is None:
             return model
         model = make()
+        # All of its variables are made here: a later stage's strategy would take those that are missing for its own.
+        model.compute_loss(next(iter(epoch_batches(0))))
         restore_best(model, self.run.folder / "checkpoints" / stage)
         return model
 
@@ -370,7 +378,7 @@ class Stages:
 
         objective = Objective("validation_loss", False, config.patience)
         self._fit("ranking", model, config, training.epoch, validate, objective, self.distribution)
-        model = self._on_one_device("ranking", model, make)
+        model = self._on_one_device("ranking", model, make, training.epoch)
         model.calibrate(holdout)
         return model
 
