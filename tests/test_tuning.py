@@ -134,7 +134,9 @@ def test_the_shipped_space_names_options_that_exist(arguments: list[str], tmp_pa
         name: getattr(distribution, "choices", (getattr(distribution, "low", None),))[0]
         for name, distribution in space.items()
     }
-    Search(arguments, space, tmp_path)._configured(values)
+    config = Search(arguments, space, tmp_path)._configured(values)
+    assert config.retrieval.query.encoder == "attention"
+    assert config.retrieval.embedding_dim == 32
 
 
 def _trials(output: Path) -> list[dict[str, str]]:

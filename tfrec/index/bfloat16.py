@@ -12,34 +12,30 @@ from typing import ClassVar
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfrec.index.base import Index, SearchResult, checked_embeddings, pad_to
+from tfrec.index.base import SearchResult
+from tfrec.index.exact import FlatIndex
 
 SPARE = 64
 """Videos scored again beyond twice the `k` wanted."""
 
 
-class BFloat16Index(Index):
+class BFloat16Index(FlatIndex):
     """Scores all videos in bfloat16, then the nearest in float32.
 
     Args:
         embeddings: float `[N, D]`, one row per video; kept in both types.
-
-    Raises:
-        TfrecError: If there is no video or an embedding is not finite.
     """
 
     name: ClassVar[str] = "bfloat16"
 
     def __init__(self, embeddings: ArrayLike) -> None:
-        matrix = checked_embeddings(embeddings)
-        super().__init__(*matrix.shape)
-        self.embeddings = tf.Variable(matrix, trainable=False, name="embeddings")
-        self.rounded = tf.Variable(tf.cast(matrix, tf.bfloat16), trainable=False, name="rounded")
+        super().__init__(embeddings)
+        self.rounded = tf.Variable(tf.cast(self.embeddings, tf.bfloat16), trainable=False, name="rounded")
 
-    def _search(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
+    def _top(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
         rough = tf.matmul(tf.cast(queries, tf.bfloat16), self.rounded, transpose_b=True)
         nearest = tf.math.top_k(tf.cast(rough, tf.float32), tf.minimum(2 * k + SPARE, self.num_videos)).indices
         vectors = tf.gather(tf.convert_to_tensor(self.embeddings), nearest)  # see docs/index.md on gathering
         scores = tf.squeeze(tf.matmul(vectors, queries[:, :, tf.newaxis]), 2)
-        best = tf.math.top_k(scores, tf.minimum(k, self.num_videos))
-        return pad_to(SearchResult(best.values, tf.gather(nearest, best.indices, batch_dims=1)), k)
+        best = tf.math.top_k(scores, k)
+        return SearchResult(best.values, tf.gather(nearest, best.indices, batch_dims=1))

@@ -5,6 +5,7 @@ The reference that the other indexes are measured against, and the fastest choic
 
 from __future__ import annotations
 
+import abc
 from typing import ClassVar
 
 import tensorflow as tf
@@ -16,8 +17,8 @@ MAX_SCORES = 1 << 25
 """Scores held at once (128 MiB), unless the catalogue alone is larger."""
 
 
-class ExactIndex(Index):
-    """Scores all videos.
+class FlatIndex(Index):
+    """Looks at all videos for every query.
 
     Large batches are cut into blocks of queries, so that the scores in memory stay bounded.
 
@@ -27,8 +28,6 @@ class ExactIndex(Index):
     Raises:
         TfrecError: If there is no video or an embedding is not finite.
     """
-
-    name: ClassVar[str] = "exact"
 
     def __init__(self, embeddings: ArrayLike) -> None:
         matrix = checked_embeddings(embeddings)
@@ -47,6 +46,16 @@ class ExactIndex(Index):
             scores, rows = scores.write(number, part.scores), rows.write(number, part.rows)
         shape = [num_queries, found]
         return pad_to(SearchResult(tf.reshape(scores.concat(), shape), tf.reshape(rows.concat(), shape)), k)
+
+    @abc.abstractmethod
+    def _top(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
+        """The `k` best videos, at most as many as there are, for a block of queries."""
+
+
+class ExactIndex(FlatIndex):
+    """Scores all videos in float32."""
+
+    name: ClassVar[str] = "exact"
 
     def _top(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
         return SearchResult(*tf.math.top_k(tf.matmul(queries, self.embeddings, transpose_b=True), k))
