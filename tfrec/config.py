@@ -603,6 +603,8 @@ class EvaluationConfig:
         top_k: cut-offs of recall, NDCG, hit rate and coverage.
         baselines: computed on the same split in the same run.
         bootstrap_samples: resamples of the users for the 95 % intervals.
+        num_seeds: runs that mean and deviation are told of: `seed` and those after it. Further ones train all models anew and
+            are measured, not published.
         max_users: users evaluated at most, drawn by the seed; 0 means all.
         num_example_slates: slates shown in the report.
         category_column: column of videos.csv by which the report tells how well content features know a video; without
@@ -612,6 +614,7 @@ class EvaluationConfig:
     top_k: list[int] = field(default_factory=lambda: [10, 20, 100])
     baselines: list[BaselineName] = field(default_factory=lambda: list(get_args(BaselineName)))
     bootstrap_samples: int = 1000
+    num_seeds: int = 1
     max_users: int = 0
     num_example_slates: int = 6
     category_column: str = "category"
@@ -619,6 +622,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         wanted = {10, 20} <= set(self.top_k) and min(self.top_k) > 0
         _require(wanted, "top_k", self.top_k, "a list of positive cut-offs with 10 and 20 in it")
+        _require_positive(self, "num_seeds")
         _require_not_negative(self, "bootstrap_samples", "max_users", "num_example_slates")
 
 

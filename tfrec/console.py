@@ -105,6 +105,9 @@ def show_results(metrics: Mapping[str, Any], folder: Path) -> None:
                 f"  ranking, {label}: AUC {_with_interval(ranking, f'{label}_auc')}, the retrieval score alone "
                 f"{_with_interval(ranking, f'retrieval_{label}_auc')}; calibration error {ranking[f'{label}_ece']:.3f}"
             )
+    for block, found in metrics.get("seeds", {}).items():
+        figures = ", ".join(f"{name} {value['mean']:.4f} ± {value['deviation']:.4f}" for name, value in found.items())
+        console.print(f"  over {len(next(iter(found.values()))['values'])} seeds, {block}: {figures}")
     slate = ", ".join(f"{name} {value:.4f}" for name, value in metrics["slate"].items() if "@" in name)
     console.print(f"  slates after ranking: {slate}")
     console.print(f"  index: {index['kind']}, recall@100 against exact search {index['recall_vs_exact@100']:.3f}")

@@ -79,6 +79,9 @@ SIMULATED_COLD_SHARE = 0.1
 
 FINE_TUNING = "fine_tuning"
 
+SEEDS = "seeds"
+"""Folder of the runs with further seeds."""
+
 TRAINED = ("retrieval", FINE_TUNING, "cold_start", "ranking")
 """Stages with learning curves."""
 
@@ -467,15 +470,29 @@ class Stages:
 
     def evaluate(self, retrieval: RetrievalModel, ranking: RankingModel, tables: Tables) -> Metrics:
         """Every number of metrics.json that is measured on the final part."""
-        task, results = self.final_task(), self.evaluate_retrieval(retrieval, tables)
+        task, results = self.final_task(), self.evaluate_models(retrieval, ranking, tables)
         oracle = evaluate_oracle(self.dataset.folder, task, self.config.evaluation, self.config.seed)
         return {
             **results,
-            "ranking": self._ranking_metrics(ranking, task),
             "baselines": self._baselines(task),
             **({"oracle": oracle} if oracle else {}),
             **self._content_quality(),
         }
+
+    def evaluate_models(self, retrieval: RetrievalModel, ranking: RankingModel, tables: Tables) -> Metrics:
+        """Retrieval and ranking on the final part, without what they are held against."""
+        return {
+            **self.evaluate_retrieval(retrieval, tables),
+            "ranking": self._ranking_metrics(ranking, self.final_task()),
+        }
+
+    def with_seed(self, seed: int) -> Stages:
+        """The same run with another seed, in a folder of its own below this one's, over the same features."""
+        folder = self.run.folder / SEEDS / str(seed)
+        features = replace(self.config.features, cache=self._feature_cache)
+        config = replace(self.config, output=folder, seed=seed, features=features)
+        run = RunFolder(folder, fingerprint(config, self.dataset, self.content), config.resume)
+        return Stages(config, run, self.dataset, self.content, distribution=self.distribution)
 
     def _content_quality(self) -> Metrics:
         """How well content features know the categories, where the catalogue has such a column."""
@@ -831,5 +848,5 @@ def fingerprint(config: TrainConfig, dataset: Dataset, content: ContentFeatures)
 
 def clear_training(folder: Path) -> None:
     """Forgets the training of an earlier run; published models and cached features stay."""
-    for name in ("checkpoints", "logs"):
+    for name in ("checkpoints", "logs", SEEDS):
         shutil.rmtree(folder / name, ignore_errors=True)

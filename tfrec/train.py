@@ -81,6 +81,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         with console.stage("Ranking"):
             stages.train_ranking(retrieval, stages.read_tables())
         return {}
+    frozen = stages
     if config.features.fine_tuned:
         with console.stage("Fine-tuning"):
             stages, retrieval = stages.fine_tune(retrieval)
@@ -95,6 +96,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ranking = stages.train_ranking(retrieval, tables)
     with console.stage("Evaluation"):
         measured = stages.evaluate(retrieval, ranking, tables)
+    if config.evaluation.num_seeds > 1:
+        with console.stage("Further seeds"):
+            measured["seeds"] = measure_seeds(frozen, measured)
     with console.stage("Export"):
         recommender = stages.recommender(retrieval, ranking, index, cold_videos)
         models = {STOCK: recommender, NATIVE: stages.recommender(retrieval, ranking, native, cold_videos)}
@@ -117,6 +121,29 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return metrics
 
 
+def measure_seeds(stages: Stages, measured: dict[str, Any]) -> dict[str, Any]:
+    """Trains and measures the run again with the seeds after its own.
+
+    Args:
+        stages: of the run, before fine-tuning.
+        measured: what it came to.
+
+    Returns:
+        Mean and deviation of the metrics, as `tfrec.evaluation.spread.spread` has them.
+    """
+    from tfrec.evaluation.spread import spread
+
+    runs = [measured]
+    for offset in range(1, stages.config.evaluation.num_seeds):
+        other = stages.with_seed(stages.config.seed + offset)
+        retrieval = other.train_retrieval()
+        if other.config.features.fine_tuned:
+            other, retrieval = other.fine_tune(retrieval)
+        tables = other.embed_videos(retrieval, other.train_cold_start(retrieval))
+        runs.append(other.evaluate_models(retrieval, other.train_ranking(retrieval, tables), tables))
+    return spread(runs)
+
+
 def open_stages(config: TrainConfig) -> Stages:
     """Reads the dataset, encodes its content, and opens the run's folder; a worker that is not the chief, after the chief."""
     import tensorflow as tf
@@ -136,6 +163,10 @@ def open_stages(config: TrainConfig) -> Stages:
         raise TfrecError(
             "Encoders are fine-tuned by one worker. Set `features.text.training` and `features.image.training` to frozen, or "
             "train on one machine, without TF_CONFIG."
+        )
+    if config.evaluation.num_seeds > 1 and distribution.num_workers > 1:
+        raise TfrecError(
+            "Further seeds are trained by one worker. Set `evaluation.num_seeds` to 1, or train without TF_CONFIG."
         )
     if not distribution.is_chief:
         distribution.wait_for_chief()

@@ -69,4 +69,4 @@ class FinishedRun:
 @pytest.fixture(scope="session")
 def finished(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     output = tmp_path_factory.mktemp("runs") / "demo"
-    return FinishedRun(output, job.run(output))
+    return FinishedRun(output, job.run(output, "--evaluation.num_seeds=2"))

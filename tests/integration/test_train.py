@@ -106,6 +106,23 @@ print(*((slate["video_id"].numpy() != b"").sum(axis=1)), (found != b"").any())
     assert done.stdout.split() == ["5", "3", "True"], done.stderr
 
 
+def test_further_seeds_are_told_beside_the_first(finished: Any) -> None:
+    metrics = read_metrics(finished.output)
+    first, second = metrics["seeds"]["retrieval"]["recall@20"]["values"]
+    assert first == metrics["retrieval"]["recall@20"] != second
+    assert {"cold_start", "ranking"} < set(metrics["seeds"])
+    assert "over 2 seeds, retrieval: recall@10" in finished.printed
+    assert "Over several seeds" in (finished.output / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_further_seed_is_the_run_that_it_would_be_alone(job: Any, finished: Any, tmp_path: Path) -> None:
+    job.run(tmp_path, "--seed=2", f"--features.cache={finished.output / 'features'}")
+    alone, beside = read_metrics(tmp_path), read_metrics(finished.output)["seeds"]
+    for block, metric in (("retrieval", "recall@20"), ("cold_start", "recall@20"), ("ranking", "click_auc")):
+        assert beside[block][metric]["values"][1] == pytest.approx(alone[block][metric], abs=1e-6)
+
+
 def test_a_second_run_encodes_nothing_and_publishes_the_next_version(job: Any, finished: Any) -> None:
     before = results(read_metrics(finished.output))
     printed = job.run(finished.output)
