@@ -23,6 +23,7 @@ RetrievalObjective = Literal["recall@10", "recall@20", "ndcg@10", "ndcg@20", "hi
 Fusion = Literal["gated", "weighted", "concat", "attention"]
 Graph = Literal["none", "lightgcn", "mmgcn"]
 Loss = Literal["softmax", "gbce", "bpr"]
+Calibration = Literal["platt", "isotonic"]
 IndexKind = Literal["auto", "exact", "bfloat16", "scann", "portable"]
 Storage = Literal["float32", "float16", "int8"]
 EncoderTraining = Literal["frozen", "top_layers", "full"]
@@ -353,7 +354,8 @@ class RetrievalConfig:
         candidate: the candidate tower.
         training: `events`: an example is an event and its history, the other events of the batch are negatives too;
             `sequences`: an example is a run of up to `query.history_length` events of a user, each of them a target, for the
-            encoders that read a history in order.
+            encoders that read a history in order; `sets`: an example is a user, of whose videos one half, drawn each epoch,
+            foretells the other, for logs without times and encoders that pool. Then `batch_size` counts users.
         ensemble_size: parts that the embedding is cut into, each trained to rank on its own; the score is their mean.
         loss: `softmax`: cross-entropy of the target among the negatives; `gbce`: binary cross-entropy with many negatives
             (Petrov and Macdonald, RecSys 2023); `bpr`: pairs of the target and each negative (Rendle et al., UAI 2009).
@@ -381,7 +383,7 @@ class RetrievalConfig:
     embedding_dim: int = 64
     query: QueryConfig = field(default_factory=QueryConfig)
     candidate: CandidateConfig = field(default_factory=CandidateConfig)
-    training: Literal["events", "sequences"] = "events"
+    training: Literal["events", "sequences", "sets"] = "events"
     ensemble_size: int = 1
     loss: Loss = "softmax"
     mask_positives: bool = True
@@ -422,6 +424,10 @@ class RetrievalConfig:
             _require_positive(self, "num_uniform_negatives")
             separate = self.candidate.separate_history
             _require(not separate, "candidate.separate_history", separate, "off where `training` is sequences")
+        if self.training == "sets":
+            pools = "one that pools where `training` is sets"
+            _require(self.query.encoder not in SEQUENCE_ENCODERS, "query.encoder", self.query.encoder, pools)
+            _require(self.loss == "softmax", "loss", self.loss, "softmax where `training` is sets")
         _require(0 <= self.user_exponent <= 1, "user_exponent", self.user_exponent, "from 0 to 1")
         divisor = f"a divisor of embedding_dim - 1 ({self.embedding_dim - 1})"
         _require((self.embedding_dim - 1) % self.ensemble_size == 0, "ensemble_size", self.ensemble_size, divisor)
@@ -474,6 +480,10 @@ class RankingConfig:
         hidden_units: widths of the shared network.
         num_cross_layers: explicit feature crosses (DCN-v2).
         negatives_per_positive: sampled negatives where the log holds positives only.
+        num_experts: networks of these widths that each task weighs by a gate of its own (MMoE); 0: one that all share.
+        position_bias: whether training takes account of the `position` at which the log says that a video was shown.
+        calibration: of the probabilities: `platt` (a line on the logits), or `isotonic` after it (a rising curve).
+        distilled_units: widths of a small ranker that learns from the trained one and is published in its place; none keeps it.
         dropout: dropout inside the network.
         learning_rate: learning rate of Adam.
         batch_size: events per step.
@@ -484,6 +494,10 @@ class RankingConfig:
     hidden_units: list[int] = field(default_factory=lambda: [128, 64])
     num_cross_layers: int = 2
     negatives_per_positive: int = 4
+    num_experts: int = 0
+    position_bias: bool = False
+    calibration: Calibration = "platt"
+    distilled_units: list[int] = field(default_factory=list)
     dropout: float = 0.3
     learning_rate: float = 1e-3
     batch_size: int = 256
@@ -493,7 +507,9 @@ class RankingConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "learning_rate", "batch_size", "epochs", "patience")
         _require_share(self, "dropout")
-        _require_not_negative(self, "num_cross_layers", "negatives_per_positive")
+        _require_not_negative(self, "num_cross_layers", "negatives_per_positive", "num_experts")
+        widths = "a list of positive widths"
+        _require(min(self.distilled_units, default=1) > 0, "distilled_units", self.distilled_units, widths)
         _require(
             len(self.hidden_units) > 0 and min(self.hidden_units) > 0,
             "hidden_units",

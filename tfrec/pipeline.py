@@ -25,6 +25,7 @@ from tfrec.console import console, progress_bar
 from tfrec.data.input_pipeline import HistoryLog, Query, RankingBatches, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
 from tfrec.data.sequences import SequenceBatches
+from tfrec.data.sets import SetBatches
 from tfrec.distribution import ONE_DEVICE, Distribution
 from tfrec.encoders.hub import module_version
 from tfrec.errors import TfrecError
@@ -51,10 +52,13 @@ from tfrec.models.baselines import ContentKNN
 from tfrec.models.cold_start import ColdStartModel
 from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos, content_scale
 from tfrec.models.content_block import ContentBlock
+from tfrec.models.distilled_ranking import DistilledRanker
 from tfrec.models.fine_tuning import FineTunedRetrieval
+from tfrec.models.ranker import Ranker
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.models.sequence_retrieval import SequenceRetrievalModel
+from tfrec.models.set_retrieval import SetRetrievalModel
 from tfrec.models.training import Objective, Record, fit, restore_best
 from tfrec.run import RunFolder, atomic_file, new_folder
 from tfrec.towers.space import Layout, Tables
@@ -79,14 +83,23 @@ SIMULATED_COLD_SHARE = 0.1
 
 FINE_TUNING = "fine_tuning"
 
+DISTILLATION = "distillation"
+
 SEEDS = "seeds"
 """Folder of the runs with further seeds."""
 
-TRAINED = ("retrieval", FINE_TUNING, "cold_start", "ranking")
+TRAINED = ("retrieval", FINE_TUNING, "cold_start", "ranking", DISTILLATION)
 """Stages with learning curves."""
 
 NOT_OF_THE_RESULT = ("output", "resume", "export", "distribution")
 """Options that a resumed run may have others of: what it learns does not depend on them."""
+
+RETRIEVAL_MODELS: Mapping[str, type[RetrievalModel]] = {
+    "events": RetrievalModel,
+    "sequences": SequenceRetrievalModel,
+    "sets": SetRetrievalModel,
+}
+"""By `retrieval.training`."""
 
 Metrics = dict[str, Any]
 
@@ -146,20 +159,14 @@ class Stages:
         )
 
     @cached_property
-    def sequence_batches(self) -> SequenceBatches:
-        """The training stream of retrieval where it learns from sequences."""
+    def _retrieval_stream(self) -> RetrievalBatches | SequenceBatches | SetBatches:
+        """The training stream of retrieval."""
         config = self.config.retrieval
-        return SequenceBatches(
-            self.dataset.interactions,
-            config.query.history_length,
-            config.batch_size,
-            config.num_uniform_negatives,
-            self.config.seed,
-        )
-
-    @property
-    def _retrieval_stream(self) -> RetrievalBatches | SequenceBatches:
-        return self.sequence_batches if self.config.retrieval.training == "sequences" else self.retrieval_batches
+        if config.training == "events":
+            return self.retrieval_batches
+        kind = SequenceBatches if config.training == "sequences" else SetBatches
+        length, negatives = config.query.history_length, config.num_uniform_negatives
+        return kind(self.dataset.interactions, length, config.batch_size, negatives, self.config.seed)
 
     def train_retrieval(self) -> RetrievalModel:
         """Two towers, stopped early by a metric on the validation part."""
@@ -240,8 +247,7 @@ class Stages:
 
     def _untrained_retrieval(self) -> RetrievalModel:
         config = self.config.retrieval
-        kind = SequenceRetrievalModel if config.training == "sequences" else RetrievalModel
-        return kind(config, self.dataset, self.content, self.retrieval_batches)
+        return RETRIEVAL_MODELS[config.training](config, self.dataset, self.content, self.retrieval_batches)
 
     def _train_encoders(self, encoders: Mapping[str, TunableEncoder]) -> FineTunedRetrieval:
         config = self.config.fine_tuning
@@ -365,8 +371,11 @@ class Stages:
             task = replace(task, train_counts=np.where(taken, 0, np.maximum(task.train_counts, 1)))
         return task.only(_cold_users(task)[:MAX_TUNING_USERS])
 
-    def train_ranking(self, retrieval: RetrievalModel, tables: Tables) -> RankingModel:
-        """The ranker, on events that retrieval has not learned from: of those it did, its scores know the outcome."""
+    def train_ranking(self, retrieval: RetrievalModel, tables: Tables) -> Ranker:
+        """The ranker, on events that retrieval has not learned from: of those it did, its scores know the outcome.
+
+        Where the configuration says so, a small one that has learned from it.
+        """
         config = self.config.ranking
         tf.keras.utils.set_random_seed(self.config.seed + 2)
         make = partial(RankingModel, config, self.dataset, retrieval, tables.videos, tables.history)
@@ -383,7 +392,17 @@ class Stages:
         self._fit("ranking", model, config, training.epoch, validate, objective, self.distribution)
         model = self._on_one_device("ranking", model, make, training.epoch)
         model.calibrate(holdout)
-        return model
+        if not config.distilled_units or not self.distribution.is_chief:
+            return model
+        tf.keras.utils.set_random_seed(self.config.seed + 4)
+        small = DistilledRanker(config, self.dataset, model, retrieval)
+
+        def validate_small() -> Record:
+            return {"validation_loss": small.mean_loss(holdout)}
+
+        self._fit(DISTILLATION, small, config, training.epoch, validate_small, objective)
+        small.calibrate(holdout)
+        return small
 
     def embed_videos(self, retrieval: RetrievalModel, cold_videos: ColdVideos | None) -> Tables:
         """Embeddings of the catalogue, as published when the final part begins.
@@ -468,7 +487,7 @@ class Stages:
         figures = asdict(report)
         return index, {"recall_vs_exact@100": figures.pop("recall"), **figures}
 
-    def evaluate(self, retrieval: RetrievalModel, ranking: RankingModel, tables: Tables) -> Metrics:
+    def evaluate(self, retrieval: RetrievalModel, ranking: Ranker, tables: Tables) -> Metrics:
         """Every number of metrics.json that is measured on the final part."""
         task, results = self.final_task(), self.evaluate_models(retrieval, ranking, tables)
         oracle = evaluate_oracle(self.dataset.folder, task, self.config.evaluation, self.config.seed)
@@ -507,7 +526,7 @@ class Stages:
         return self._evaluate(task, self._embed(retrieval, self.queries(task), tables), tables)
 
     def recommender(
-        self, retrieval: RetrievalModel, ranking: RankingModel, index: Index, cold_videos: ColdVideos | None
+        self, retrieval: RetrievalModel, ranking: Ranker, index: Index, cold_videos: ColdVideos | None
     ) -> Recommender:
         """What is exported, over an index."""
         interactions = self.dataset.interactions
@@ -742,7 +761,7 @@ class Stages:
             self.config.seed,
         )
 
-    def _ranking_metrics(self, ranking: RankingModel, task: EvaluationTask) -> Metrics:
+    def _ranking_metrics(self, ranking: Ranker, task: EvaluationTask) -> Metrics:
         config, seed = self.config.evaluation, self.config.seed
         results: Metrics = {}
         events = np.flatnonzero(self.dataset.interactions.part == task.part)

@@ -107,6 +107,14 @@ def test_every_fault_has_its_reason(write: Write) -> None:
     assert rejects.total("interactions.csv") == 13
 
 
+def test_positions_count_from_one(write: Write) -> None:
+    content = "user_id,video_id,split,position\nu,a,train,2\nu,b,train,\nu,c,train,0\nu,d,train,first\nu,e,train,1\n"
+    rejects = RejectLog()
+    events = events_of(write({"interactions.csv": content}), rejects)
+    assert events["position"].tolist() == [2, 0, 1]
+    assert rejects.counts()["interactions.csv"] == {"bad position": 2}
+
+
 def test_ids_of_refused_rows_name_nobody(write: Write) -> None:
     users = IdIndex(None)
     events_of(write({"interactions.csv": "user_id,video_id,timestamp\nghost,v1,soon\nu1,v1,1\n"}), users=users)

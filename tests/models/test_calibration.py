@@ -1,9 +1,13 @@
-"""Platt scaling of logits whose distortion is known."""
+"""Platt scaling of logits whose distortion is known, and curves that are no sigmoid."""
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfrec.models.calibration import platt_scaling
+from tfrec.models.calibration import MonotoneCurve, platt_scaling
+
+SIGMOIDS = 1 / (1 + np.exp([1.0, 0.0, -1.0]))
+"""Of -1, 0 and 1."""
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +39,32 @@ def test_never_turns_the_order_around(truth):
     scale, shift = platt_scaling(-logits, labels)
     assert scale == 1.0
     np.testing.assert_allclose(np.mean(1 / (1 + np.exp(logits - shift))), labels.mean(), rtol=1e-6)
+
+
+def test_monotone_curve_follows_what_no_sigmoid_can(truth):
+    """Probabilities 0.1 below 0 and 0.6 above: two steps."""
+    logits = truth[0]
+    draw = np.random.default_rng(1)
+    labels = (draw.random(len(logits)) < np.where(logits > 0, 0.6, 0.1)).astype(np.float32)
+    curve = MonotoneCurve()
+    curve.fit(logits, labels)
+    told = curve(tf.constant([-3.0, -1.0, 1.0, 2.0])).numpy()
+    sigmoid = 1 / (1 + np.exp(-np.array([-3.0, -1.0, 1.0, 2.0])))
+    np.testing.assert_allclose(told, 0.95 * np.array([0.1, 0.1, 0.6, 0.6]) + 0.05 * sigmoid, atol=0.03)
+    grid = curve(tf.linspace(-8.0, 6.0, 500)[:, None]).numpy()
+    assert grid.shape == (500, 1)
+    assert (np.diff(grid[:, 0]) > 0).all()  # flat steps keep the order of the logits
+
+
+def test_monotone_curve_between_two_examples():
+    curve = MonotoneCurve()
+    curve.fit(np.array([-1.0, 1.0], np.float32), np.array([0.0, 1.0], np.float32))
+    np.testing.assert_allclose(
+        curve(tf.constant([-1.0, 0.0, 1.0])), 0.95 * np.array([0, 0.5, 1]) + 0.05 * SIGMOIDS, atol=1e-6
+    )
+
+
+def test_monotone_curve_without_a_fit_is_the_sigmoid():
+    curve = MonotoneCurve()
+    curve.fit(np.zeros(3, np.float32), np.ones(3, np.float32))
+    np.testing.assert_allclose(curve(tf.constant([-1.0, 0.0, 1.0])), SIGMOIDS, atol=0.01)

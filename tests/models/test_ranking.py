@@ -1,5 +1,7 @@
 """The ranker: its loss in NumPy, calibration, padding, cold videos and unknown users."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -191,3 +193,71 @@ def test_no_events(dataset, retrieval):
     fresh.calibrate(empty)
     np.testing.assert_array_equal(fresh.scale, [1, 1])
     np.testing.assert_array_equal(fresh.shift, [0, 0])
+
+
+def fitted(config, dataset, retrieval, batches, epochs=12) -> RankingModel:
+    tf.keras.utils.set_random_seed(3)
+    model = RankingModel(config, dataset, retrieval, retrieval.embed_catalogue())
+    model.compile(optimizer=tf.keras.optimizers.Adam(config.learning_rate))
+    for epoch in range(epochs):
+        model.fit(batches.epoch(epoch), verbose=0)
+    return model
+
+
+def test_every_task_weighs_the_experts_for_itself(dataset, retrieval, validation):
+    training, holdout = (ranking_batches(dataset, events) for events in validation)
+    model = fitted(replace(CONFIG, num_experts=3), dataset, retrieval, training)
+    click = model.predict_events(holdout)["click"]
+    clicked, not_clicked = (click.logits[click.labels == label] for label in (1, 0))
+    assert (clicked[:, None] > not_clicked).mean() > 0.8
+    gates = model.network.gates.kernel.numpy().reshape(-1, 2, 3)
+    assert np.abs(gates[:, 0] - gates[:, 1]).max() > 0.01
+    # A head reads its own task's mixture: without what comes from the experts, only the click changes.
+    before = model.predict_events(holdout)
+    weights, bias = model.heads.get_weights()
+    weights[: CONFIG.hidden_units[-1], 0] = 0
+    model.heads.set_weights([weights, bias])
+    after = model.predict_events(holdout)
+    assert not np.allclose(after["click"].logits, before["click"].logits)
+    np.testing.assert_array_equal(after["like"].logits, before["like"].logits)
+
+
+def test_position_explains_what_the_taste_does_not(dataset, retrieval):
+    """Videos shown first are watched whatever they are; the ranker that is told so blames no video for its place."""
+    log, draw = dataset.interactions, np.random.default_rng(0)
+    position = draw.integers(1, 3, size=len(log)).astype(np.int32)
+    shown = replace(
+        dataset, interactions=replace(log, position=position, labels={"click": (position == 1).astype(np.int8)})
+    )
+    events = np.flatnonzero(log.part == Part.VALIDATION)
+    batches = ranking_batches(shown, events)
+    model = fitted(replace(CONFIG, position_bias=True, learning_rate=0.1), shown, retrieval, batches, epochs=20)
+    biases = model.position(tf.constant([0, 1, 2])).numpy()[:, 0]
+    assert biases[0] == 0
+    assert biases[1] - biases[2] > 4
+    predicted = model.predict_events(batches)["click"]
+    np.testing.assert_allclose(predicted.position_biases, biases[position[events]])
+    known = model.mean_loss(batches)
+    logits = predicted.logits + predicted.position_biases
+    np.testing.assert_allclose(known, np.mean(np.log1p(np.exp(logits)) - predicted.labels * logits), rtol=1e-4)
+    assert known < 0.2
+    # What is served knows no position.
+    right = (predicted.logits > np.median(predicted.logits)) == predicted.labels
+    assert 0.35 < right.mean() < 0.65
+    model.calibrate(batches)
+    assert model.predict_events(batches)["click"].probabilities.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_isotonic_probabilities_are_served_as_they_are_measured(dataset, retrieval, validation):
+    training, holdout = (ranking_batches(dataset, events) for events in validation)
+    model = fitted(replace(CONFIG, calibration="isotonic"), dataset, retrieval, training, epochs=2)
+    model.calibrate(holdout)
+    batch = next(iter(holdout.in_order()))
+    events = tf.gather(model.video_embeddings, tf.maximum(batch["query"].history, 0))
+    asked = retrieval.embed_queries(batch["query"], model.history_embeddings)
+    served = model.probabilities(batch["query"], asked, events, batch["candidates"])["click"].numpy().ravel()
+    predicted = model.predict_events(holdout)["click"]
+    np.testing.assert_allclose(predicted.probabilities[: len(served)], served, atol=1e-5)
+    assert predicted.probabilities.mean() == pytest.approx(predicted.labels.mean(), abs=0.01)
+    platt = 1 / (1 + np.exp(-(predicted.logits * model.scale[0] + model.shift[0])))
+    assert np.abs(platt - predicted.probabilities).max() > 0.02

@@ -110,6 +110,7 @@ def _arrange(events: Events, num_users: int, num_videos: int, config: DataConfig
         part=events.get("part", np.zeros(len(events["user"]), np.int8)),
         num_users=num_users,
         num_videos=num_videos,
+        position=events.get("position"),
     )
     if not log.positive.any():
         raise TfrecError("The log has a `click` column, but no event is a click. Check its values (0, 1, true, false).")
@@ -119,4 +120,7 @@ def _arrange(events: Events, num_users: int, num_videos: int, config: DataConfig
         raise TfrecError("`split` puts no positive event into `train`. Expected at least one to learn from.")
     order = np.lexsort((log.timestamp, log.user))
     arrays = {name: getattr(log, name)[order] for name in ("user", "video", "timestamp", "part")}
-    return replace(log, **arrays, labels={label: values[order] for label, values in log.labels.items()})
+    position = None if log.position is None else log.position[order]
+    return replace(
+        log, **arrays, position=position, labels={label: values[order] for label, values in log.labels.items()}
+    )

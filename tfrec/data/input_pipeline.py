@@ -328,8 +328,8 @@ class RankingBatches:
         """Every event once, in the order of the log; the last batch is filled up from the start.
 
         Returns:
-            Dicts of `query` (Query), `candidates` int32 `[B, 1 + N]`, the event's video first, and `labels`: float32
-            `[B, 1 + N]` by name, -1 where unknown.
+            Dicts of `query` (Query), `candidates` int32 `[B, 1 + N]`, the event's video first, `labels`: float32
+            `[B, 1 + N]` by name, -1 where unknown, and `positions` int32 `[B, 1 + N]`: where it was shown, 0 where unknown.
         """
         return self._batches(0, shuffle=False)
 
@@ -349,6 +349,7 @@ class RankingBatches:
             "timestamp": tf.constant(self.interactions.timestamp[self.events], tf.int64),
             "position": tf.constant(np.searchsorted(log.rows, self.events), tf.int64),
             "is_history": tf.constant(np.isin(self.events, log.rows)),
+            "shown_at": tf.constant(self.interactions.shown_at(self.events), tf.int32),
             "labels": {name: tf.constant(values, tf.float32) for name, values in labels.items()}
             or {"click": tf.ones(len(self.events))},
         }
@@ -378,7 +379,8 @@ class RankingBatches:
             negative = tf.where(clean, 0.0, unknown) if name == "click" else unknown
             labels[name] = tf.concat([tf.gather(values, event)[:, None], negative], axis=1)
         candidates = tf.concat([video, negatives], axis=1)
-        return {"query": query, "candidates": candidates, "labels": labels}
+        positions = tf.pad(tf.gather(tables["shown_at"], event)[:, None], [[0, 0], [0, self.negatives_per_event]])
+        return {"query": query, "candidates": candidates, "labels": labels, "positions": positions}
 
     def _query(self, event: tf.Tensor, shift: tf.Tensor) -> Query:
         tables, log = self._tables, self._tables["log"]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tfrec.data.catalog import as_objects
-from tfrec.data.parse import look_up, parse_labels, parse_times
+from tfrec.data.parse import look_up, parse_labels, parse_numbers, parse_times
 from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import LABELS
 from tfrec.data.splits import PART_NAMES
@@ -22,10 +22,14 @@ from tfrec.data.tables import Batch, Table
 from tfrec.errors import TfrecError
 
 Events = dict[str, NDArray[Any]]
-"""Arrays `[num_events]` by name: `row`, `user`, `video`, and what the log has of `timestamp`, `part` and `LABELS`."""
+"""Arrays `[num_events]` by name: `row`, `user`, `video`, and what the log has of `timestamp`, `part`, `position` and
+`LABELS`."""
 
-CONTRACT_COLUMNS = ("user_id", "video_id", "timestamp", *LABELS, "split")
+CONTRACT_COLUMNS = ("user_id", "video_id", "timestamp", *LABELS, "position", "split")
 """The columns of a log that are read."""
+
+MAX_POSITION = 1_000_000
+"""A larger number is no place in a list."""
 
 
 class IdIndex:
@@ -127,6 +131,11 @@ def _parse(columns: Mapping[str, pa.Array]) -> tuple[Events, list[tuple[str, NDA
         if label in columns:
             events[label], bad = parse_labels(columns[label])
             faults.append((f"bad {label}", bad))
+    if "position" in columns:
+        positions = parse_numbers(columns["position"])
+        outside = ~np.isnan(positions.values) & ((positions.values < 1) | (positions.values > MAX_POSITION))
+        faults.append(("bad position", positions.bad | outside))
+        events["position"] = np.nan_to_num(np.where(outside, 0, positions.values)).astype(np.int32)
     if "split" in columns:
         events["part"] = look_up(columns["split"], PART_NAMES)
         faults.append(("bad split", events["part"] < 0))

@@ -169,6 +169,8 @@ class Interactions:
         part: int8 `[num_events]` of `Part`.
         num_users: size of `Users`.
         num_videos: size of `Catalog`.
+        position: int32 `[num_events]`, the place in its list at which the video was shown, from 1, 0 where unknown; None: the
+            log does not say.
     """
 
     user: NDArray[np.int32]
@@ -178,9 +180,14 @@ class Interactions:
     part: NDArray[np.int8]
     num_users: int
     num_videos: int
+    position: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def shown_at(self, events: NDArray[np.int64]) -> NDArray[np.int32]:
+        """int32 `[num]`: `position` of these events, 0 where the log does not say."""
+        return np.zeros(len(events), np.int32) if self.position is None else self.position[events]
 
     @cached_property
     def has_time(self) -> bool:

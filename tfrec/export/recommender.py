@@ -53,7 +53,7 @@ POPULAR, NEW = "popular", "new"
 
 
 class Ranker(Protocol):
-    """What is asked of `RankingModel`."""
+    """What is asked of a ranker of `tfrec/models`."""
 
     @property
     def variables(self) -> list[tf.Variable]:
