@@ -498,7 +498,7 @@ class Stages:
             **self._content_quality(),
         }
 
-    def evaluate_models(self, retrieval: RetrievalModel, ranking: RankingModel, tables: Tables) -> Metrics:
+    def evaluate_models(self, retrieval: RetrievalModel, ranking: Ranker, tables: Tables) -> Metrics:
         """Retrieval and ranking on the final part, without what they are held against."""
         return {
             **self.evaluate_retrieval(retrieval, tables),
