@@ -19,25 +19,30 @@ CONFIG = Path(__file__).parents[1] / "pipelines" / "configs" / "tiktok.yaml"
 
 CANDIDATE, QUERY = "--retrieval.candidate", "--retrieval.query"
 
+SAMPLED = ["--retrieval.num_uniform_negatives=512"]
+
 VARIANTS = {
     "as shipped": [],
+    "no graph": [f"{CANDIDATE}.graph=none"],
     "no content edges": [f"{CANDIDATE}.graph_neighbours=0"],
+    "no ensemble": ["--retrieval.ensemble_size=1", "--retrieval.embedding_dim=65"],
+    "no content in the tower": [f"{CANDIDATE}.use_content=false"],
+    "alignment loss": [f"{CANDIDATE}.alignment_weight=0.1"],
+    "positives masked": ["--retrieval.mask_positives=true"],
+    "512 sampled negatives": SAMPLED,
+    "512 sampled negatives, no logQ": [*SAMPLED, "--retrieval.log_q_correction=false"],
+    "in-batch negatives alone": ["--retrieval.num_uniform_negatives=0"],
+    "one table": [f"{CANDIDATE}.separate_history=false"],
+    "bpr": ["--retrieval.loss=bpr"],
+    "every training row": ["--retrieval.user_exponent=1", "--retrieval.epochs=3"],
+    "mmgcn": [f"{CANDIDATE}.graph=mmgcn"],
     "one hop": [f"{CANDIDATE}.graph_layers=1"],
     "three hops": [f"{CANDIDATE}.graph_layers=3"],
-    "no graph": [f"{CANDIDATE}.graph=none"],
-    "mmgcn": [f"{CANDIDATE}.graph=mmgcn"],
-    "no content in the tower": [f"{CANDIDATE}.use_content=false"],
     "edges by all modalities": [f"{CANDIDATE}.graph_modalities=[]"],
-    "one table": [f"{CANDIDATE}.separate_history=false"],
-    "no ensemble": ["--retrieval.ensemble_size=1", "--retrieval.embedding_dim=65"],
     "query network": [f"{QUERY}.network=true"],
     "no query dropout": [f"{QUERY}.dropout=0"],
     "attention over the history": [f"{QUERY}.encoder=attention", f"{QUERY}.num_heads=1"],
-    "every training row": ["--retrieval.user_exponent=1", "--retrieval.epochs=3"],
     "user ids": [f"{QUERY}.user_ids=true"],
-    "positives masked": ["--retrieval.mask_positives=true"],
-    "bpr": ["--retrieval.loss=bpr"],
-    "512 sampled negatives": ["--retrieval.num_uniform_negatives=512"],
 }
 """Options that differ, by what is printed."""
 

@@ -29,6 +29,7 @@ Storage = Literal["float32", "float16", "int8"]
 EncoderTraining = Literal["frozen", "top_layers", "full"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
 Strategy = Literal["one_device", "mirrored", "multi_worker"]
+RecipeName = Literal["auto", "plain", "graph", "sequences"]
 BaselineName = Literal[
     "popularity", "recent_popularity", "item_knn", "user_knn", "als", "bpr", "ease", "ease_content", "content_knn"
 ]
@@ -715,6 +716,9 @@ class TrainConfig:
         output: folder of the run; default `runs/<dataset name>`.
         seed: the same seed on the same machine gives the same result.
         resume: continue a run that was stopped.
+        recipe: options of retrieval that were not given are those of `plain` (the defaults), `graph` (users with few events),
+            `sequences` (long histories in order), or `auto`: of what the data call for (docs/recipes.md).
+        given: names of the options that were given, so that no recipe changes them; None: those that differ from the defaults.
         data: the dataset.
         demo: the embedded demo dataset.
         features: content features.
@@ -731,6 +735,8 @@ class TrainConfig:
     output: Path | None = None
     seed: int = 1
     resume: bool = False
+    recipe: RecipeName = "auto"
+    given: frozenset[str] | None = field(default=None, compare=False)
     data: DataConfig = field(default_factory=DataConfig)
     demo: DemoConfig = field(default_factory=DemoConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

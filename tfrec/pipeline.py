@@ -91,7 +91,7 @@ SEEDS = "seeds"
 TRAINED = ("retrieval", FINE_TUNING, "cold_start", "ranking", DISTILLATION)
 """Stages with learning curves."""
 
-NOT_OF_THE_RESULT = ("output", "resume", "export", "distribution")
+NOT_OF_THE_RESULT = ("output", "resume", "recipe", "given", "export", "distribution")
 """Options that a resumed run may have others of: what it learns does not depend on them."""
 
 RETRIEVAL_MODELS: Mapping[str, type[RetrievalModel]] = {

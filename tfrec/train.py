@@ -25,7 +25,7 @@ def make_parser() -> jsonargparse.ArgumentParser:
         prog="python -m tfrec.train", description=summary, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML file of options")
-    parser.add_class_arguments(TrainConfig, fail_untyped=True)
+    parser.add_class_arguments(TrainConfig, fail_untyped=True, skip={"given"})
     return parser
 
 
@@ -46,9 +46,11 @@ def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
     parser = make_parser()
     try:
         options = parser.instantiate(parser.parse_args(expanded))
+        given = frozenset(name for name, _ in parser.parse_args(expanded, defaults=False).items())
     except (jsonargparse.ArgumentError, UnicodeDecodeError) as error:
         raise TfrecError(" ".join(str(error).split())) from None
-    config = TrainConfig(**{name: options[name] for name in TrainConfig.__dataclass_fields__})
+    names = set(TrainConfig.__dataclass_fields__) - {"given"}
+    config = TrainConfig(given=given, **{name: options[name] for name in names})
     folder = config.data.folder
     if folder is not None and not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
@@ -147,14 +149,14 @@ def measure_seeds(stages: Stages, measured: dict[str, Any]) -> dict[str, Any]:
 def open_stages(config: TrainConfig) -> Stages:
     """Reads the dataset, encodes its content, and opens the run's folder; a worker that is not the chief, after the chief."""
     import tensorflow as tf
-    import yaml
 
-    from tfrec.console import progress_bar
+    from tfrec.console import console, progress_bar
     from tfrec.data.dataset import REJECTED_FILE, load_dataset
     from tfrec.data.rejects import MEDIA
     from tfrec.distribution import open_distribution
     from tfrec.features.extract import extract_features
     from tfrec.pipeline import Stages, clear_training, fingerprint
+    from tfrec.recipes import with_recipe
     from tfrec.run import RunFolder, SharedRunFolder, atomic_file
 
     tf.config.experimental.enable_op_determinism()
@@ -189,6 +191,8 @@ def open_stages(config: TrainConfig) -> Stages:
         content = extract_features(
             dataset.videos, config.features, config.features.cache or output / "features", dataset.rejects, progress
         )
+    config, chosen = with_recipe(config, dataset, content)
+    console.print(f"  recipe {chosen}")
     if not distribution.is_chief:
         shared = SharedRunFolder(output, fingerprint(config, dataset, content))
         return Stages(replace(config, output=output), shared, dataset, content, distribution=distribution)
@@ -198,15 +202,25 @@ def open_stages(config: TrainConfig) -> Stages:
     if not run.resumed:
         clear_training(output)
     with atomic_file(output / "config.yaml") as file:
-        file.write(yaml.safe_dump(as_plain(asdict(config)), sort_keys=False, allow_unicode=True).encode())
+        file.write(as_yaml(config))
     distribution.wait_for_chief()
     return Stages(replace(config, output=output), run, dataset, content, distribution=distribution)
 
 
-def as_plain(value: Any) -> Any:
-    """The configuration in YAML's own types."""
+def as_yaml(config: TrainConfig) -> bytes:
+    """Every option, as `--config` takes them."""
+    import yaml
+
+    options = asdict(config)
+    del options["given"]
+    text: str = yaml.safe_dump(_as_plain(options), sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def _as_plain(value: Any) -> Any:
+    """Options in YAML's own types."""
     if isinstance(value, dict):
-        return {name: as_plain(item) for name, item in value.items()}
+        return {name: _as_plain(item) for name, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,8 +32,9 @@ from tfrec.config import TrainConfig
 from tfrec.console import console
 from tfrec.errors import TfrecError
 from tfrec.pipeline import Stages, fingerprint
+from tfrec.recipes import with_recipe
 from tfrec.run import RunFolder, atomic_file
-from tfrec.train import as_plain, open_stages, parse_arguments
+from tfrec.train import as_yaml, open_stages, parse_arguments
 
 Space = Mapping[str, BaseDistribution]
 
@@ -114,18 +115,18 @@ class Search:
         study = self._study(base)
         for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a process that was stopped
             study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(self._given_values(), skip_if_exists=True)
+        study.enqueue_trial(self._given_values(base.config), skip_if_exists=True)
         while len(study.get_trials(states=ENDED)) < num_trials:
             self._try_one(base, study)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise TfrecError("No trial could be trained: every choice of the space was refused. Narrow the space.")
-        self._write(study)
+        self._write(base, study)
         return study.best_trial
 
     def _study(self, base: Stages) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         entries = {name: repr(distribution) for name, distribution in self.space.items()}
-        about = json.dumps([fingerprint(self.config, base.dataset, base.content), entries, self.metric], sort_keys=True)
+        about = json.dumps([fingerprint(base.config, base.dataset, base.content), entries, self.metric], sort_keys=True)
         digest = hashlib.sha256(about.encode()).hexdigest()
         study = optuna.create_study(
             storage=f"sqlite:///{self.output / 'study.db'}",
@@ -142,16 +143,16 @@ class Search:
         study.sampler = optuna.samplers.TPESampler(seed=self.config.seed + len(study.trials), multivariate=True)
         return study
 
-    def _given_values(self) -> dict[str, Any]:
+    def _given_values(self, config: TrainConfig) -> dict[str, Any]:
         """The configuration's own values, where the space holds them."""
-        values = {name: _option(self.config, name) for name in self.space}
+        values = {name: _option(config, name) for name in self.space}
         return {name: value for name, value in values.items() if _holds(self.space[name], value)}
 
     def _try_one(self, base: Stages, study: optuna.Study) -> None:
         """Trains one configuration; one that cannot be trained is kept as refused."""
         trial = study.ask(dict(self.space))
         try:
-            config = self._configured(trial.params)
+            config = _on_recipe(base, self._configured(trial.params))
             record = self._train(base, config, self.output / "trials" / str(trial.number))
         except TfrecError as error:
             study.tell(trial, state=TrialState.PRUNED)
@@ -190,15 +191,20 @@ class Search:
         best = max(records, key=lambda record: record[metric])
         return {**best, "seconds": sum(record["seconds"] for record in records)}
 
-    def _write(self, study: optuna.Study) -> None:
+    def _write(self, base: Stages, study: optuna.Study) -> None:
         """The trials as a table and a picture, and the best configuration as it can be trained."""
-        best = replace(self._configured(study.best_params), output=None)
+        best = replace(_on_recipe(base, self._configured(study.best_params)), output=None)
         with atomic_file(self.output / "best.yaml") as file:
-            file.write(yaml.safe_dump(as_plain(asdict(best)), sort_keys=False, allow_unicode=True).encode())
+            file.write(as_yaml(best))
         with atomic_file(self.output / "trials.csv") as file:
             study.trials_dataframe(("number", "value", "state", "params", "user_attrs")).to_csv(file, index=False)
         with atomic_file(self.output / "search.png") as file:
             _draw(study, self.metric or self.config.retrieval.objective, file)
+
+
+def _on_recipe(base: Stages, config: TrainConfig) -> TrainConfig:
+    """A trial's configuration on the recipe that was chosen for the search."""
+    return with_recipe(replace(config, recipe=base.config.recipe), base.dataset, base.content)[0]
 
 
 def _draw(study: optuna.Study, metric: str, file: BinaryIO) -> None:
