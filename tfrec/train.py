@@ -118,7 +118,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     folder = stages.run.folder
     write_metrics(folder / "metrics.json", metrics)
     slates = stages.example_slates(recommender)
-    write_report(folder / "report.html", metrics, metrics["dataset"], stages.curves(), slates, asdict(stages.config))
+    write_report(
+        folder / "report.html", metrics, metrics["dataset"], stages.curves(), slates, options_of(stages.config)
+    )
     console.show_results(metrics, folder)
     return metrics
 
@@ -211,10 +213,15 @@ def as_yaml(config: TrainConfig) -> bytes:
     """Every option, as `--config` takes them."""
     import yaml
 
+    text: str = yaml.safe_dump(_as_plain(options_of(config)), sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def options_of(config: TrainConfig) -> dict[str, Any]:
+    """Every option by name, nested as on the command line."""
     options = asdict(config)
     del options["given"]
-    text: str = yaml.safe_dump(_as_plain(options), sort_keys=False, allow_unicode=True)
-    return text.encode()
+    return options
 
 
 def _as_plain(value: Any) -> Any:
