@@ -28,7 +28,7 @@ IndexKind = Literal["auto", "exact", "bfloat16", "scann", "portable"]
 Storage = Literal["float32", "float16", "int8"]
 EncoderTraining = Literal["frozen", "top_layers", "full"]
 SamplingMode = Literal["uniform", "fixed_rate", "key_frames"]
-Strategy = Literal["one_device", "mirrored", "multi_worker"]
+Strategy = Literal["one_device", "mirrored", "multi_worker", "parameter_server"]
 RecipeName = Literal["auto", "plain", "graph", "sequences"]
 BaselineName = Literal[
     "popularity", "recent_popularity", "item_knn", "user_knn", "als", "bpr", "ease", "ease_content", "content_knn"
@@ -698,14 +698,28 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class DistributionConfig:
-    """On what retrieval and ranking are trained; the batch and what is learned from it stay the same.
+    """On what retrieval and ranking are trained; see docs/scaling.md. `--strategy` stands for `--distribution.strategy`.
 
     Args:
         strategy: `one_device`; `mirrored`, all GPUs of this machine; `multi_worker`, all workers that the environment variable
-            `TF_CONFIG` names, which is chosen by itself where that variable names several.
+            `TF_CONFIG` names, in step; `parameter_server`, its workers each at their own pace, on tables that lie on its
+            parameter servers. The last two are chosen by themselves where `TF_CONFIG` names several workers, or servers.
     """
 
     strategy: Strategy = "one_device"
+
+
+@dataclass(frozen=True)
+class AccelerationConfig:
+    """How the training steps of retrieval and ranking are computed; docs/scaling.md has what it gains.
+
+    Args:
+        mixed_precision: products of layers in bfloat16, everything else in float32; for processors with such instructions.
+        xla: what has the same shapes in every step is compiled: networks over histories, the ranker.
+    """
+
+    mixed_precision: bool = False
+    xla: bool = False
 
 
 @dataclass(frozen=True)
@@ -730,6 +744,7 @@ class TrainConfig:
         evaluation: metrics and baselines.
         export: SavedModels.
         distribution: devices and workers that train.
+        acceleration: how they compute.
     """
 
     output: Path | None = None
@@ -748,6 +763,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     distribution: DistributionConfig = field(default_factory=DistributionConfig)
+    acceleration: AccelerationConfig = field(default_factory=AccelerationConfig)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 1 << 31, "seed", self.seed, "at least 0 and less than 2 ** 31")

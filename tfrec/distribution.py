@@ -22,11 +22,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfrec.config import DistributionConfig
+from tfrec.config import DistributionConfig, Strategy
 from tfrec.data.shares import Shares
 from tfrec.errors import TfrecError
 
-_LOST = (
+LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -34,6 +34,22 @@ _LOST = (
     tf.errors.InternalError,
 )
 """What TensorFlow raises in the other workers when one is gone."""
+
+
+OnStep = Callable[[int, int], None]
+"""Told of each finished step of an epoch, counted from 0, and of their number."""
+
+Trainer = Callable[[int, OnStep], float]
+"""Trains a model for an epoch, counted from 0, and returns its loss: in step that of the last batch, else the mean."""
+
+
+class _Progress(tf.keras.callbacks.Callback):
+    def __init__(self, on_step: OnStep, steps: int) -> None:
+        super().__init__()
+        self._on_step, self._steps = on_step, steps
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._on_step(batch, self._steps)
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,9 @@ class Distribution:
     num_workers: int = 1
     is_chief: bool = True
     scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    is_remote = False
+    """Whether steps are computed by other processes, which see no variables but those that were made in the scope."""
 
     @property
     def num_replicas(self) -> int:
@@ -82,7 +101,18 @@ class Distribution:
             with self.scope():
                 model.compute_loss(next(iter(epoch_batches(0))))
 
-    def batches(self, epoch_batches: Callable[..., tf.data.Dataset], epoch: int) -> tuple[Any, int]:
+    def trainer(self, model: tf.keras.Model, epoch_batches: Callable[..., tf.data.Dataset]) -> Trainer:
+        """What trains a model epoch by epoch; arguments as `tfrec.models.training.fit`."""
+
+        def train(epoch: int, on_step: OnStep) -> float:
+            batches, steps = self._batches(epoch_batches, epoch)
+            progress = _Progress(on_step, steps)
+            trained = model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0, callbacks=[progress])
+            return float(trained.history["loss"][-1])
+
+        return train
+
+    def _batches(self, epoch_batches: Callable[..., tf.data.Dataset], epoch: int) -> tuple[Any, int]:
         """What this worker's replicas read in an epoch, and the number of its steps.
 
         Args:
@@ -137,7 +167,7 @@ class Distribution:
         """
         try:
             yield
-        except _LOST as error:
+        except LOST as error:
             if self.num_workers == 1:
                 raise
             raise TfrecError(
@@ -153,33 +183,80 @@ def open_distribution(config: DistributionConfig) -> Distribution:
     """Makes the strategy; where there are several workers, returns when all are there. Must be the first use of TensorFlow.
 
     Raises:
-        TfrecError: If `TF_CONFIG` is missing or cannot be read.
+        TfrecError: If `TF_CONFIG` is missing, cannot be read, or lacks the tasks that the strategy needs.
     """
-    cluster, task = _cluster()
-    if config.strategy == "multi_worker" or (config.strategy == "one_device" and len(cluster) > 1):
-        if not cluster:
-            raise TfrecError(
-                "`--distribution.strategy multi_worker` needs the environment variable TF_CONFIG in every worker: "
-                '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}.'
-            )
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        is_chief = task == cluster[0]
+    cluster = read_cluster()
+    strategy = cluster.strategy(config)
+    if strategy == "parameter_server":
+        from tfrec.parameter_server import open_chief
+
+        return open_chief()
+    if strategy == "multi_worker":
+        is_chief = cluster.task == cluster.workers[0]
         scratch = None if is_chief else tempfile.TemporaryDirectory(prefix="tfrec-worker-")
-        return Distribution(strategy, len(cluster), is_chief, scratch)
-    if config.strategy == "mirrored":
+        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), len(cluster.workers), is_chief, scratch)
+    if strategy == "mirrored":
         return Distribution(tf.distribute.MirroredStrategy())
     return ONE_DEVICE
 
 
-def _cluster() -> tuple[list[tuple[str, int]], tuple[str, int]]:
-    """Type and index of the workers that `TF_CONFIG` names, the chief first, and of this one."""
+@dataclass(frozen=True)
+class Cluster:
+    """What `TF_CONFIG` says.
+
+    Args:
+        workers: type and index of the tasks that compute, the chief first.
+        num_servers: tasks of type `ps`.
+        task: type and index of this process.
+    """
+
+    workers: list[tuple[str, int]]
+    num_servers: int
+    task: tuple[str, int]
+
+    def strategy(self, config: DistributionConfig) -> Strategy:
+        """The configured strategy, or where it is `one_device` the one that the cluster is made for.
+
+        Raises:
+            TfrecError: If the cluster lacks tasks that it needs.
+        """
+        if config.strategy == "parameter_server" or (config.strategy == "one_device" and self.num_servers):
+            if not self.num_servers or ("chief", 0) not in self.workers or len(self.workers) < 2:
+                raise TfrecError(
+                    "`--distribution.strategy parameter_server` needs the environment variable TF_CONFIG in every task, with a "
+                    'chief, workers and parameter servers: {"cluster": {"chief": ["host:port"], "worker": ["host:port", ...], '
+                    '"ps": ["host:port", ...]}, "task": {"type": "chief", "index": 0}}.'
+                )
+            return "parameter_server"
+        if config.strategy == "multi_worker" or (config.strategy == "one_device" and len(self.workers) > 1):
+            if not self.workers:
+                raise TfrecError(
+                    "`--distribution.strategy multi_worker` needs the environment variable TF_CONFIG in every worker: "
+                    '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}.'
+                )
+            return "multi_worker"
+        return config.strategy
+
+
+def is_server(config: DistributionConfig) -> bool:
+    """Whether this process only serves a chief that trains over parameter servers."""
+    cluster = read_cluster()
+    return cluster.strategy(config) == "parameter_server" and cluster.task[0] in ("ps", "worker")
+
+
+def read_cluster() -> Cluster:
+    """Reads `TF_CONFIG`.
+
+    Raises:
+        TfrecError: If it is no cluster description.
+    """
     text = os.environ.get("TF_CONFIG", "")
     try:
         described = json.loads(text or "{}")
         jobs = described.get("cluster", {})
         workers = [(job, index) for job in ("chief", "worker") for index in range(len(jobs.get(job, ())))]
         task = described.get("task", {})
-        return workers, (str(task.get("type", "")), int(task.get("index", 0)))
+        return Cluster(workers, len(jobs.get("ps", ())), (str(task.get("type", "")), int(task.get("index", 0))))
     except (ValueError, AttributeError, TypeError):
         raise TfrecError(
             f"TF_CONFIG is no cluster description. Received: {text[:200]!r}. Expected JSON: "

@@ -204,6 +204,12 @@ class Stages:
         """A trained model without the strategy it was trained under, which is nothing for other stages to deal with."""
         if self.distribution.strategy is None:
             return model
+        return self._restored(stage, make, epoch_batches)
+
+    def _restored(
+        self, stage: str, make: Callable[[], AnyModel], epoch_batches: Callable[[int], tf.data.Dataset]
+    ) -> AnyModel:
+        """The trained model of a stage, made anew."""
         model = make()
         # All of its variables are made here: a later stage's strategy would take those that are missing for its own.
         model.compute_loss(next(iter(epoch_batches(0))))
@@ -378,9 +384,15 @@ class Stages:
         """
         config = self.config.ranking
         tf.keras.utils.set_random_seed(self.config.seed + 2)
-        make = partial(RankingModel, config, self.dataset, retrieval, tables.videos, tables.history)
+
+        def make(retrieval: RetrievalModel) -> RankingModel:
+            return RankingModel(config, self.dataset, retrieval, tables.videos, tables.history)
+
         with self.distribution.scope():
-            model = make()
+            asked = retrieval
+            if self.distribution.is_remote:
+                asked = self._restored("retrieval", self._untrained_retrieval, self._retrieval_stream.epoch)
+            model = make(asked)
         events = self._ranking_events()
         training = self._ranking_batches(events[Use.TRAINING], (Part.TRAIN,))
         holdout = self._ranking_batches(events[Use.HOLDOUT], (Part.TRAIN,))
@@ -390,7 +402,7 @@ class Stages:
 
         objective = Objective("validation_loss", False, config.patience)
         self._fit("ranking", model, config, training.epoch, validate, objective, self.distribution)
-        model = self._on_one_device("ranking", model, make, training.epoch)
+        model = self._on_one_device("ranking", model, partial(make, retrieval), training.epoch)
         model.calibrate(holdout)
         if not config.distilled_units or not self.distribution.is_chief:
             return model
@@ -801,11 +813,15 @@ class Stages:
         rate = _learning_rate(config.learning_rate, config.epochs, int(epoch_batches(0).cardinality()))
         # In a loop inside a graph, TensorFlow takes it for an error when sparse gradients change their number of rows.
         steps = 1 if distribution.strategy else getattr(config, "steps_per_execution", 1)
+        model.acceleration = self.config.acceleration
         with distribution.scope():
             model.compile(optimizer=tf.keras.optimizers.Adam(rate), steps_per_execution=steps)
         if self.run.finished(stage):
             restore_best(model, folder)
             return
+        if self.config.acceleration.xla:
+            with distribution.scope():
+                model.compute_loss(next(iter(epoch_batches(0))))  # no layer can be built inside what XLA compiles
         summary = tf.summary.create_file_writer(str(distribution.writable(self.run.folder / "logs" / stage)))
         with progress_bar(stage, "batches") as progress:
 

@@ -32,7 +32,7 @@ def make_parser() -> jsonargparse.ArgumentParser:
 def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
     """Options of the command line as a checked configuration.
 
-    `--data DIR` stands for `--data.folder DIR`, and `--resume` alone for `--resume true`.
+    `--data` stands for `--data.folder`, `--strategy` for `--distribution.strategy`, and `--resume` alone for `--resume true`.
 
     Raises:
         TfrecError: If an option does not exist, or a value cannot work.
@@ -40,6 +40,8 @@ def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
     expanded: list[str] = []
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
         name, equals, value = argument.partition("=")
+        if name == "--strategy":
+            argument = f"--distribution.strategy{equals}{value}"
         if argument == "--resume" and following.startswith("--"):
             argument = "--resume=true"
         expanded.append(f"--data.folder{equals}{value}" if name == "--data" else argument)
@@ -65,15 +67,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
         config: of the run.
 
     Returns:
-        What metrics.json holds; nothing in a worker that only helps to train.
+        What metrics.json holds; nothing in a task that only helps to train.
 
     Raises:
         TfrecError: If the configuration or the data cannot be used.
     """
     from tfrec import console
+    from tfrec.distribution import is_server
     from tfrec.evaluation.report import write_metrics, write_report
     from tfrec.pipeline import NATIVE, STOCK
 
+    if is_server(config.distribution):
+        from tfrec.parameter_server import serve
+
+        serve()
+        return {}
     with console.stage("Data and features"):
         stages = open_stages(config)
         console.show_dataset(stages.dataset.summary, stages.content)
@@ -163,7 +171,7 @@ def open_stages(config: TrainConfig) -> Stages:
 
     tf.config.experimental.enable_op_determinism()
     distribution = open_distribution(config.distribution)
-    if config.features.fine_tuned and distribution.num_workers > 1:
+    if config.features.fine_tuned and (distribution.num_workers > 1 or distribution.is_remote):
         raise TfrecError(
             "Encoders are fine-tuned by one worker. Set `features.text.training` and `features.image.training` to frozen, or "
             "train on one machine, without TF_CONFIG."

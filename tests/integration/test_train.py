@@ -192,6 +192,8 @@ def test_options_that_stand_for_others() -> None:
     assert not parse_arguments(["--resume", "false"]).resume
     for arguments in (["--data", "tests"], ["--data=tests"], ["--data.folder=tests"]):
         assert parse_arguments(arguments).data.folder == Path("tests")
+    for arguments in (["--strategy", "mirrored"], ["--strategy=mirrored"], ["--distribution.strategy=mirrored"]):
+        assert parse_arguments(arguments).distribution.strategy == "mirrored"
 
 
 def test_help_answers_in_under_a_second() -> None:

@@ -1,11 +1,13 @@
 """Trains small models as one worker of many; a program of its own, since TensorFlow joins a cluster once in a process.
 
-Usage: python distributed_training.py KIND FOLDER STRATEGY EPOCHS [DROPOUT]. Prints one line of JSON: records and weights.
+Usage: python distributed_training.py KIND FOLDER STRATEGY EPOCHS [DROPOUT]. Prints one line of JSON: losses, weights
+and where these are.
 """
 
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +22,16 @@ from tfrec.config import CandidateConfig, DistributionConfig, QueryConfig, Ranki
 from tfrec.data.input_pipeline import RankingBatches, RetrievalBatches
 from tfrec.data.schema import Catalog, Dataset, FeatureColumns, Interactions, Users
 from tfrec.data.sequences import SequenceBatches
-from tfrec.distribution import Distribution, open_distribution
+from tfrec.distribution import Distribution, is_server, open_distribution
 from tfrec.features.content import ContentFeatures, Modality
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.training import Objective, fit
+from tfrec.parameter_server import serve
 
 NUM_USERS, NUM_VIDEOS, NUM_EVENTS, BATCH, LENGTH = 20, 24, 200, 16, 6
+KNOWN_USERS = int(os.environ.get("TFREC_KNOWN_USERS", NUM_USERS))
 
 
 def make_dataset() -> Dataset:
@@ -39,12 +43,12 @@ def make_dataset() -> Dataset:
     like = np.where(click == 1, draw.integers(2, size=NUM_EVENTS), -1).astype(np.int8)
     time = np.arange(1, NUM_EVENTS + 1) * 3600
     labels, part = {"click": click, "like": like}, np.zeros(NUM_EVENTS, np.int8)
-    log = Interactions(user, video, time, labels, part, NUM_USERS, NUM_VIDEOS)
+    log = Interactions(user, video, time, labels, part, KNOWN_USERS, NUM_VIDEOS)
     empty, none = np.full(NUM_VIDEOS, "", object), FeatureColumns.none()
     ids = np.array([f"v{row}" for row in range(NUM_VIDEOS)], object)
     ages, latent = np.zeros(NUM_VIDEOS, np.int64), np.zeros((NUM_VIDEOS, 0), np.float32)
     videos = Catalog(ids, empty, empty, ages, None, latent, empty, none, {}, {})
-    return Dataset("small", Path(), Users(np.arange(NUM_USERS).astype(str).astype(object), none), videos, log, {})
+    return Dataset("small", Path(), Users(np.arange(KNOWN_USERS).astype(str).astype(object), none), videos, log, {})
 
 
 def retrieval_config(kind: str, dropout: float) -> RetrievalConfig:
@@ -78,7 +82,8 @@ def make(kind: str, dropout: float, distribution: Distribution):
         model_type = SequenceRetrievalModel if kind == "sequences" else RetrievalModel
         with distribution.scope():
             return model_type(config, dataset, content, events), sequences if kind == "sequences" else events
-    retrieval = RetrievalModel(config, dataset, content, events)
+    with distribution.scope() if distribution.is_remote else nullcontext():
+        retrieval = RetrievalModel(config, dataset, content, events)
     embeddings = draw.normal(size=(NUM_VIDEOS, 8)).astype(np.float32)
     ranking = RankingConfig(hidden_units=[8], num_cross_layers=1, dropout=dropout)
     rows = np.arange(NUM_EVENTS)
@@ -95,7 +100,11 @@ def main(kind: str, folder: str, strategy: str, epochs: str, dropout: str = "0")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         distribution = Distribution(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
     else:
-        distribution = open_distribution(DistributionConfig(strategy=strategy))
+        config = DistributionConfig(strategy=strategy)
+        if is_server(config):
+            serve()
+            return
+        distribution = open_distribution(config)
     results = {}
     for name in kind.split(","):
         tf.keras.utils.set_random_seed(1)
@@ -108,6 +117,7 @@ def main(kind: str, folder: str, strategy: str, epochs: str, dropout: str = "0")
         )  # fmt: skip
         results[name] = {
             "losses": [record["loss"] for record in records],
+            "devices": [[list(weight.shape), weight.device] for weight in model.trainable_variables],
             "weights": [float(np.abs(weight.numpy()).sum()) for weight in model.trainable_variables],
         }
     print(json.dumps(results), flush=True)

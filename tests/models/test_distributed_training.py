@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from clusters import free_addresses
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("distributed_training.py")
@@ -27,15 +29,13 @@ def start(arguments: list[str], tf_config: dict[str, Any] | None = None) -> subp
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def start_workers(arguments: list[str]) -> list[subprocess.Popen[str]]:
-    """Two workers on free loopback ports."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in sockets]
-    for server in sockets:
-        server.close()
+def start_workers(arguments: list[str], **tasks: int) -> list[subprocess.Popen[str]]:
+    """Tasks on free loopback ports, two workers if nothing else is said; in the order of their types and indices."""
+    cluster = free_addresses(**tasks or {"worker": 2})
     return [
-        start(arguments, {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
-        for index in range(2)
+        start(arguments, {"cluster": cluster, "task": {"type": task, "index": index}})
+        for task, addresses in cluster.items()
+        for index in range(len(addresses))
     ]
 
 
@@ -86,3 +86,28 @@ def test_two_devices_learn_what_one_does(tmp_path: Path) -> None:
     (expected,) = finish([start([ALL, str(tmp_path / "one"), "one_device", "2"])])
     (result,) = finish([start([ALL, str(tmp_path / "two"), "mirrored", "2"])])
     assert_same(result, expected)
+
+
+def test_steps_are_handed_out_over_parameter_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table larger than two shards lies on both servers; of two workers one is killed; servers end with the chief."""
+    users, epochs = 20_000, 12
+    monkeypatch.setenv("TFREC_KNOWN_USERS", str(users))
+    chief, *workers, first, second = start_workers(
+        ["events", str(tmp_path), "parameter_server", str(epochs)], chief=1, worker=2, ps=2
+    )
+    try:
+        while not (tmp_path / "events/history.json").exists() and chief.poll() is None:
+            time.sleep(0.05)
+        workers[1].send_signal(signal.SIGKILL)
+        (result,) = finish([chief])
+        assert workers[0].wait(60) == first.wait(60) == second.wait(60) == 0
+    finally:
+        for process in (*workers, first, second):
+            process.kill()
+    losses, devices = result["events"]["losses"], result["events"]["devices"]
+    assert len(losses) == epochs
+    assert losses[-1] < 0.9 * losses[0]
+    shards = {place: shape for shape, place in devices if shape[0] > users // 3}
+    assert sorted(place.split("/")[3] for place in shards) == ["task:0", "task:1"]
+    assert all(place.startswith("/job:ps/") for _, place in devices)
+    assert sum(shape[0] for shape in shards.values()) == users + 1

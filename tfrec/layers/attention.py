@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfrec.layers.acceleration import Dense
 from tfrec.layers.pooling import masked_softmax
 
 
@@ -44,7 +45,7 @@ class TimeAwareAttention(tf.keras.layers.Layer):
     def __init__(self, units: int, num_heads: int, length: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.hidden = tf.keras.layers.Dense(units)
+        self.hidden = Dense(units)
         self.time = TimeEncoding(units)
         self.rank = tf.keras.layers.Embedding(length + 1, units, embeddings_initializer="zeros")
         self.score = tf.keras.layers.Dense(num_heads, use_bias=False)

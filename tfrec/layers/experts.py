@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tfrec.layers.acceleration import Dense
 from tfrec.layers.dropout import Dropout
 
 
@@ -19,7 +20,7 @@ class Network(tf.keras.layers.Layer):
 
     def __init__(self, units: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
+        self.hidden = [Dense(width, activation="relu") for width in units]
         self.dropout = Dropout(dropout)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import tensorflow as tf
 
 from tfrec.config import Fusion
+from tfrec.layers.acceleration import Dense
 from tfrec.layers.pooling import AttentionPooling, masked_softmax
 
 Output = tuple[tf.Tensor, tf.Tensor]
@@ -47,7 +48,7 @@ class GatedSum(FusionLayer):
     def __init__(self, names: Sequence[str], units: int) -> None:
         super().__init__(names, units)
         self.gates = {name: tf.keras.layers.Dense(1) for name in self.names}
-        self.maps = {name: tf.keras.layers.Dense(units) for name in self.names}
+        self.maps = {name: Dense(units) for name in self.names}
 
     def fuse(self, outputs: Iterable[Output]) -> tf.Tensor:
         """See `FusionLayer.fuse`."""
@@ -62,7 +63,7 @@ class WeightedSum(FusionLayer):
 
     def __init__(self, names: Sequence[str], units: int) -> None:
         super().__init__(names, units)
-        self.maps = {name: tf.keras.layers.Dense(units) for name in self.names}
+        self.maps = {name: Dense(units) for name in self.names}
         self.logits = self.add_weight("logits", (len(self.names),), initializer="zeros")
 
     def fuse(self, outputs: Iterable[Output]) -> tf.Tensor:
@@ -81,7 +82,7 @@ class Concatenation(FusionLayer):
 
     def __init__(self, names: Sequence[str], units: int) -> None:
         super().__init__(names, units)
-        self.joint = tf.keras.layers.Dense(units)
+        self.joint = Dense(units)
 
     def fuse(self, outputs: Iterable[Output]) -> tf.Tensor:
         """See `FusionLayer.fuse`."""
@@ -102,7 +103,7 @@ class CrossModalAttention(FusionLayer):
 
     def __init__(self, names: Sequence[str], units: int) -> None:
         super().__init__(names, units)
-        self.maps = {name: tf.keras.layers.Dense(units) for name in self.names}
+        self.maps = {name: Dense(units) for name in self.names}
         self.norm = tf.keras.layers.LayerNormalization(epsilon=1e-5)
         self.attention = tf.keras.layers.MultiHeadAttention(_NUM_HEADS, max(1, units // _NUM_HEADS))
         self.pool = AttentionPooling()

@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 from scipy import sparse
 
+from tfrec.layers.acceleration import Dense
+
 
 @dataclass(frozen=True)
 class VideoGraph:
@@ -89,7 +91,7 @@ class GraphConvolution(tf.keras.layers.Layer):
     def __init__(self, graph: VideoGraph, num_layers: int, units: int) -> None:
         super().__init__()
         self.hop = Hop(graph.viewing)
-        self.maps = [tf.keras.layers.Dense(units, use_bias=False) for _ in range(num_layers)]
+        self.maps = [Dense(units, use_bias=False) for _ in range(num_layers)]
 
     def call(self, table: tf.Tensor) -> tf.Tensor:
         """From float32 `[num_videos, units]` to the same shape."""

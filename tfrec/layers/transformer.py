@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfrec.layers.acceleration import Dense, product
 from tfrec.layers.dropout import Dropout
 from tfrec.layers.pooling import MASKED
 
@@ -67,11 +68,11 @@ class _Block(tf.keras.layers.Layer):
         self.num_heads, self.max_distance = num_heads, max_distance
         self.before_attention = RootMeanSquareNormalization()
         self.before_hidden = RootMeanSquareNormalization()
-        self.projections = tf.keras.layers.Dense(3 * units, use_bias=False)
+        self.projections = Dense(3 * units, use_bias=False)
         self.distance_bias = self.add_weight("distance_bias", (num_heads, max_distance + 1), initializer="zeros")
-        self.joined = tf.keras.layers.Dense(units)
-        self.hidden = tf.keras.layers.Dense(hidden_units, activation="gelu")
-        self.out = tf.keras.layers.Dense(units)
+        self.joined = Dense(units)
+        self.hidden = Dense(hidden_units, activation="gelu")
+        self.out = Dense(units)
         self.dropout = Dropout(dropout)
 
     def call(self, steps: tf.Tensor, distance: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -86,5 +87,5 @@ class _Block(tf.keras.layers.Layer):
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
         bias = tf.gather(self.distance_bias, tf.clip_by_value(distance, 0, self.max_distance), axis=1)
         bias += tf.where(distance < 0, MASKED, 0.0)
-        weights = tf.nn.softmax(tf.matmul(query * width**-0.5, key, transpose_b=True) + bias)
-        return tf.reshape(tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3]), [shape[0], shape[1], units])
+        weights = tf.nn.softmax(product(query * width**-0.5, key, transpose_b=True) + bias)
+        return tf.reshape(tf.transpose(product(weights, value), [0, 2, 1, 3]), [shape[0], shape[1], units])

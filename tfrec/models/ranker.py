@@ -15,7 +15,7 @@ from tfrec.data.schema import LABELS, Dataset
 from tfrec.models.base import Model, mean_over_replicas
 from tfrec.models.calibration import MonotoneCurve, platt_scaling
 from tfrec.models.retrieval import RetrievalModel
-from tfrec.towers.space import Layout
+from tfrec.towers.space import Layout, rows_of
 
 
 class Predictions(NamedTuple):
@@ -113,7 +113,7 @@ class Ranker(Model):
 
     def _batch_logits(self, inputs: dict[str, Any], training: bool) -> tf.Tensor:
         query: Query = inputs["query"]
-        events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
+        events = rows_of(self.video_embeddings, tf.maximum(query.history, 0))
         query_embeddings = self._retrieval().embed_queries(query, self.history_embeddings)
         return self.logits(query, query_embeddings, events, inputs["candidates"], training=training)
 
@@ -151,9 +151,9 @@ class Ranker(Model):
     @tf.function(reduce_retracing=True, autograph=False)
     def _predict_batch(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         query: Query = inputs["query"]
-        events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
+        events = rows_of(self.video_embeddings, tf.maximum(query.history, 0))
         query_embeddings = self._retrieval().embed_queries(query, self.history_embeddings)
-        videos = tf.gather(self.video_embeddings, inputs["candidates"])
+        videos = rows_of(self.video_embeddings, inputs["candidates"])
         logits = self.logits(query, query_embeddings, events, inputs["candidates"])
         return {
             "logits": logits,

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from tfrec.config import RankingConfig
 from tfrec.data.input_pipeline import SECONDS_PER_DAY, Query
 from tfrec.data.schema import Dataset
+from tfrec.layers.acceleration import compiled
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import RandomMask
 from tfrec.layers.experts import GatedExperts, Network
 from tfrec.layers.position_bias import PositionBias
 from tfrec.models.ranker import Ranker
 from tfrec.models.retrieval import RetrievalModel
-from tfrec.towers.space import NO_BLOCK
+from tfrec.towers.space import NO_BLOCK, rows_of
 
 ID_UNITS = 16
 """Width of the id embeddings of the collaborative part."""
@@ -89,17 +90,20 @@ class RankingModel(Ranker):
         """See `Ranker.logits`."""
         shape = tf.shape(candidates)
         users, rows = tf.repeat(query.user, shape[1]), tf.maximum(tf.reshape(candidates, [-1]), 0)
-        videos = tf.gather(tf.convert_to_tensor(self.video_embeddings), tf.maximum(candidates, 0))
+        videos = rows_of(self.video_embeddings, tf.maximum(candidates, 0))
         parts = [*self._matches(query, query_embeddings, events, videos), *self._identities(users, rows, training)]
         parts += [tf.gather(self.log_count, rows)[:, None], self.age(tf.repeat(query.timestamp, shape[1]), rows)]
         parts += [columns(ids) for columns, ids in ((self.user_columns, users), (self.video_columns, rows)) if columns]
         inputs = self.normalise(tf.concat(parts, axis=1), training=training)
+        logits = compiled(self._pair_logits)(inputs, training)
+        return tf.reshape(logits, [shape[0], shape[1], len(self.labels)])
+
+    def _pair_logits(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        """float32 `[n, num_labels]` from the features of pairs, float32 `[n, D]`."""
         crossed = inputs
         for cross in self.crosses:
             crossed = cross(inputs, crossed)
-        hidden = self.network(crossed, training=training)
-        logits = self.from_score(inputs[:, :1]) + self._heads(hidden, inputs)
-        return tf.reshape(logits, [shape[0], shape[1], len(self.labels)])
+        return self.from_score(inputs[:, :1]) + self._heads(self.network(crossed, training=training), inputs)
 
     def _heads(self, hidden: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
         """float32 `[n, num_labels]` from what is shared, float32 `[n, H]`, or each label's own, float32 `[n, num_labels, H]`."""

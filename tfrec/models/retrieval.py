@@ -23,7 +23,7 @@ from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
 from tfrec.towers.graph import build_graph
 from tfrec.towers.query import make_query_tower
-from tfrec.towers.space import Layout, Tables, embed_query
+from tfrec.towers.space import Layout, Tables, embed_query, rows_of
 
 
 class RetrievalModel(Model):
@@ -166,7 +166,8 @@ class RetrievalModel(Model):
         if not self.config.weight_decay:
             return 0.0  # a penalty of weight 0 would still give every table a dense gradient
         tables = {id(tower.ids): tower.ids for tower in (self.candidate_tower, self.history_tower, self.query_tower)}
-        norm = tf.add_n([tf.nn.l2_loss(table.embeddings) for table in tables.values() if table is not None])
+        pieces = [piece for table in tables.values() if table is not None for piece in table.trainable_weights]
+        norm = tf.add_n([tf.nn.l2_loss(piece) for piece in pieces])  # of a table on parameter servers, there
         return self.config.weight_decay * norm
 
     def embed_catalogue(self, batch_size: int = 4096) -> NDArray[np.float32]:
@@ -224,11 +225,10 @@ class RetrievalModel(Model):
                 `Tables.history` has one.
         """
         content_dim = int(history_embeddings.shape[1]) - self.config.embedding_dim
-        return self._embed_queries(query, tf.convert_to_tensor(history_embeddings), content_dim)
+        return self._embed_queries(query, rows_of(history_embeddings, tf.maximum(query.history, 0)), content_dim)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def _embed_queries(self, query: Query, history_embeddings: tf.Tensor, content_dim: int) -> tf.Tensor:
-        events = tf.gather(history_embeddings, tf.maximum(query.history, 0))
+    def _embed_queries(self, query: Query, events: tf.Tensor, content_dim: int) -> tf.Tensor:
         return embed_query(self.query_tower, query, events, Layout(content_dim))
 
 

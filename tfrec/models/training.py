@@ -11,8 +11,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,18 +44,6 @@ class Objective:
         values = [sign * record[self.name] for record in records]
         values = [-math.inf if math.isnan(value) else value for value in values]
         return values.index(max(values))
-
-
-class _BatchProgress(tf.keras.callbacks.Callback):
-    """Reports batches and writes the loss to the record."""
-
-    def __init__(self, progress: ProgressCallback | None, done: int, total: int) -> None:
-        super().__init__()
-        self.progress, self.done, self.total = progress, done, total
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self.progress:
-            self.progress(self.done + batch + 1, self.total)
 
 
 def fit(
@@ -94,16 +82,14 @@ def fit(
     )
     best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), written / "best", max_to_keep=1)
     records = _restore(last.checkpoint, folder)
+    train = distribution.trainer(model, epoch_batches)
     while len(records) < epochs and not _stalled(records, objective):
         epoch = len(records)
-        batches, steps = distribution.batches(epoch_batches, epoch)
         start = time.monotonic()
-        report = _BatchProgress(progress, epoch * steps, epochs * steps)
         with distribution.noticing_lost_workers():
-            trained = model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0, callbacks=[report])
-        seconds = time.monotonic() - start
-        measured = _agreed(distribution, {"loss": float(trained.history["loss"][-1]), "seconds": seconds, **validate()})
-        record = {"epoch": epoch, **measured}
+            loss = train(epoch, partial(_report, progress, epoch, epochs))
+            measured = {"loss": loss, "seconds": time.monotonic() - start, **validate()}
+        record = {"epoch": epoch, **_agreed(distribution, measured)}
         records.append(record)
         if objective.best(records) == epoch:
             best.save(checkpoint_number=epoch)
@@ -113,6 +99,11 @@ def fit(
     distribution.wait_for_chief()
     restore_best(model, folder)
     return records
+
+
+def _report(progress: ProgressCallback | None, epoch: int, epochs: int, step: int, steps: int) -> None:
+    if progress:
+        progress(epoch * steps + step + 1, epochs * steps)
 
 
 def restore_best(model: tf.keras.Model, folder: Path) -> list[Record]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfrec.config import CandidateConfig
 from tfrec.data.schema import FeatureColumns
 from tfrec.features.content import ContentFeatures
+from tfrec.layers.acceleration import Dense
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import RandomMask
 from tfrec.layers.graph import GraphSmoothing, VideoGraph
@@ -58,7 +59,7 @@ class CandidateTower(tf.keras.layers.Layer):
         self.content = None
         if config.use_content and content:
             self.content = ContentTower(content, config, dropout, graph if config.graph == "mmgcn" else None)
-            self.from_content = tf.keras.layers.Dense(embedding_dim, kernel_initializer=_near_zero())
+            self.from_content = Dense(embedding_dim, kernel_initializer=_near_zero())
         self.columns = ColumnEmbedding(columns) if config.use_content and columns.names else None
         self.from_columns = tf.keras.layers.Dense(embedding_dim, use_bias=False, kernel_initializer=_near_zero())
 

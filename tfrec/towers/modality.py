@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfrec.config import CandidateConfig
 from tfrec.features.content import Modality
+from tfrec.layers.acceleration import Dense
 from tfrec.layers.dropout import Dropout
 from tfrec.layers.pooling import AttentionPooling, masked_deviation, masked_mean
 from tfrec.layers.spec_augment import SpecAugment
@@ -58,7 +59,7 @@ class VectorTower(tf.keras.layers.Layer):
     def __init__(self, modality: Modality, units: int, dropout: float) -> None:
         super().__init__()
         self.standardise = Standardisation(modality)
-        self.adapter = tf.keras.Sequential([Dropout(dropout), tf.keras.layers.Dense(units, activation="gelu")])
+        self.adapter = tf.keras.Sequential([Dropout(dropout), Dense(units, activation="gelu")])
 
     def call(self, values: tf.Tensor, lengths: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From `[B, dim]` and int32 `[B]` to `[B, units]`."""
@@ -93,7 +94,7 @@ class SequenceTower(tf.keras.layers.Layer):
         self.convolutions = [TemporalConvolution(units) for _ in range(num_convolutions)]
         self.pool = AttentionPooling() if pooling == "attention" else masked_mean
         # What does not change over time needs no convolution.
-        self.shortcut = tf.keras.layers.Dense(units)
+        self.shortcut = Dense(units)
 
     def call(self, values: tf.Tensor, lengths: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From `[B, T, dim]` and int32 `[B]` to `[B, units]`."""
@@ -122,7 +123,7 @@ class StatisticsTower(tf.keras.layers.Layer):
         super().__init__()
         self.standardise = Standardisation(modality)
         self.augment = augment
-        self.adapter = tf.keras.Sequential([Dropout(dropout), tf.keras.layers.Dense(units, activation="gelu")])
+        self.adapter = tf.keras.Sequential([Dropout(dropout), Dense(units, activation="gelu")])
 
     def call(self, values: tf.Tensor, lengths: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From `[B, T, dim]` and int32 `[B]` to `[B, units]`."""

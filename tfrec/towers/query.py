@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfrec.config import SEQUENCE_ENCODERS, QueryConfig
 from tfrec.data.input_pipeline import Query
 from tfrec.data.schema import LABELS, FeatureColumns
+from tfrec.layers.acceleration import Dense, compiled
 from tfrec.layers.attention import TimeAwareAttention
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import Dropout, RandomMask
@@ -95,8 +96,8 @@ class QueryTower(tf.keras.layers.Layer):
         self.dropout, self.last_dropout = Dropout(dropout), Dropout(config.dropout)
         self.everybody = None
         if config.network:
-            self.hidden = tf.keras.layers.Dense(4 * embedding_dim, activation="gelu")
-            self.out = tf.keras.layers.Dense(embedding_dim - 1, kernel_initializer="zeros")
+            self.hidden = Dense(4 * embedding_dim, activation="gelu")
+            self.out = Dense(embedding_dim - 1, kernel_initializer="zeros")
         else:
             self.everybody = self.add_weight("everybody", (embedding_dim - 1,), initializer="zeros")
 
@@ -116,7 +117,7 @@ class QueryTower(tf.keras.layers.Layer):
         events *= tf.concat([tf.ones([events.shape[-1] - 1]), tf.zeros([1])], axis=0)
         if self.kinds is not None:
             events += self.kinds(query.history_kind)
-        history = self.history(events, mask, query.history_age)
+        history = compiled(self.history)(events, mask, query.history_age)
         length = tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
         parts, personal = [history, length], history
         if self.ids is not None:

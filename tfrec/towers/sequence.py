@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfrec.config import QueryConfig
 from tfrec.data.input_pipeline import Query
 from tfrec.data.schema import LABELS, FeatureColumns
+from tfrec.layers.acceleration import Dense, compiled
 from tfrec.layers.attention import TimeEncoding
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import Dropout, RandomMask
@@ -69,7 +70,7 @@ class SequenceTower(tf.keras.layers.Layer):
             float32 `[B, 1 + T, embedding_dim]`: at 0 before the first event, at i after event i; padding has no meaning.
         """
         steps = tf.concat([self._start(query, training)[:, None], self._events(query, events)], axis=1)
-        outputs = self.encoder(self.dropout(steps, training=training), training=training)
+        outputs = compiled(self.encoder)(self.dropout(steps, training=training), training=training)
         return tf.concat([outputs[:, :, :-1], tf.ones_like(outputs[:, :, :1])], axis=2)
 
     def _start(self, query: Query, training: bool) -> tf.Tensor:
@@ -97,4 +98,4 @@ def _make_encoder(config: QueryConfig, units: int, dropout: float) -> tf.keras.l
             units, config.num_blocks, config.num_heads, config.hidden_units, config.history_length, dropout
         )
     layer = {"gru": tf.keras.layers.GRU, "lstm": tf.keras.layers.LSTM}[config.encoder]
-    return tf.keras.Sequential([layer(units, return_sequences=True), tf.keras.layers.Dense(units)])
+    return tf.keras.Sequential([layer(units, return_sequences=True), Dense(units)])

@@ -73,6 +73,13 @@ class Tables:
         return replace(self, videos=videos, history=videos if self.history is self.videos else self.history)
 
 
+def rows_of(table: tf.Tensor | tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """float32 `[..., D]`: rows of a table; of one that is cut over parameter servers, these alone are sent."""
+    if isinstance(table, tf.Tensor | tf.Variable):
+        return tf.gather(tf.convert_to_tensor(table), rows)
+    return tf.nn.embedding_lookup(table, rows)
+
+
 def embed_query(query_tower: tf.keras.layers.Layer, query: Query, events: tf.Tensor, layout: Layout) -> tf.Tensor:
     """Embeds `B` requests.
 
