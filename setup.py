@@ -43,7 +43,7 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    "ray": ["ray[data,train]>=2.40,<3"],
+    "ray": ["ray[data,train]>=2.51,<3"],
     "dev": [
         "hypothesis>=6.100,<7",
         "mypy>=1.11,<3",
@@ -51,7 +51,7 @@ EXTRAS_REQUIRE = {
         "pre-commit>=3.7,<5",
         "pytest>=8.2,<10",
         "pytest-xdist>=3.6,<4",
-        "ray>=2.40,<3",
+        "ray[train]>=2.51,<3",
         "ruff>=0.6,<1",
         "types-PyYAML>=6,<7",
     ],

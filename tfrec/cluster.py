@@ -24,7 +24,7 @@ try:
 except ImportError as missing:
     raise TfrecError("`--engine ray` needs Ray, which is not installed: pip install 'tfrec[ray]'.") from missing
 
-_ROOT = str(Path(__file__).parents[1])  # a checkout need not be installed
+ROOT = str(Path(__file__).parents[1])  # a checkout need not be installed
 _MAX_LOSSES = 3  # an item that ends so many workers is itself to blame
 
 
@@ -42,7 +42,7 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))  # of the workers
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))  # of the workers
     place = {"address": address} if address else {"address": "local", "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(**place, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
