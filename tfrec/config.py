@@ -367,8 +367,13 @@ class RetrievalConfig:
             timestamps are no times but positions.
         num_uniform_negatives: uniform negatives from the catalogue, shared by the batch; all warm videos, where these are
             not more.
+        num_popular_negatives: further ones, drawn by the counts of videos to the power .75.
+        num_hard_negatives: further ones: what the model takes for likeliest of eight times as many uniform draws.
+        queue_size: targets of earlier batches that are negatives too, by their embeddings of then (cross-batch memory). These
+            three are for `training: events`, where negatives are a sample.
         temperature: divides the scores in the softmax.
         log_q_correction: whether the bias of in-batch negatives is corrected (Yi et al., RecSys 2019).
+        frequency: of targets, for the correction: `exact`, counted, or `streaming`, followed while batches go by.
         dropout: dropout inside the towers.
         learning_rate: peak learning rate of Adam.
         weight_decay: L2 penalty on the embedding tables.
@@ -391,8 +396,12 @@ class RetrievalConfig:
     gbce_calibration: float = 0.75
     trends: bool = True
     num_uniform_negatives: int = 8192
+    num_popular_negatives: int = 0
+    num_hard_negatives: int = 0
+    queue_size: int = 0
     temperature: float = 1.0
     log_q_correction: bool = True
+    frequency: Literal["exact", "streaming"] = "exact"
     dropout: float = 0.1
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
@@ -425,6 +434,12 @@ class RetrievalConfig:
             _require_positive(self, "num_uniform_negatives")
             separate = self.candidate.separate_history
             _require(not separate, "candidate.separate_history", separate, "off where `training` is sequences")
+        further = ("num_popular_negatives", "num_hard_negatives", "queue_size")
+        _require_not_negative(self, *further)
+        if self.training != "events":
+            for name in further:
+                _require(not getattr(self, name), name, getattr(self, name), "0 unless `training` is events")
+            _require(self.frequency == "exact", "frequency", self.frequency, "exact unless `training` is events")
         if self.training == "sets":
             pools = "one that pools where `training` is sets"
             _require(self.query.encoder not in SEQUENCE_ENCODERS, "query.encoder", self.query.encoder, pools)
@@ -481,6 +496,7 @@ class RankingConfig:
         hidden_units: widths of the shared network.
         num_cross_layers: explicit feature crosses (DCN-v2).
         negatives_per_positive: sampled negatives where the log holds positives only.
+        linear_dim: width of the factors of a linear model from videos to videos (EASE), whose score is a feature; 0: without.
         num_experts: networks of these widths that each task weighs by a gate of its own (MMoE); 0: one that all share.
         position_bias: whether training takes account of the `position` at which the log says that a video was shown.
         calibration: of the probabilities: `platt` (a line on the logits), or `isotonic` after it (a rising curve).
@@ -495,6 +511,7 @@ class RankingConfig:
     hidden_units: list[int] = field(default_factory=lambda: [128, 64])
     num_cross_layers: int = 2
     negatives_per_positive: int = 4
+    linear_dim: int = 0
     num_experts: int = 0
     position_bias: bool = False
     calibration: Calibration = "platt"
@@ -508,7 +525,7 @@ class RankingConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "learning_rate", "batch_size", "epochs", "patience")
         _require_share(self, "dropout")
-        _require_not_negative(self, "num_cross_layers", "negatives_per_positive", "num_experts")
+        _require_not_negative(self, "num_cross_layers", "negatives_per_positive", "linear_dim", "num_experts")
         widths = "a list of positive widths"
         _require(min(self.distilled_units, default=1) > 0, "distilled_units", self.distilled_units, widths)
         _require(

@@ -54,6 +54,7 @@ from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos, content_scale
 from tfrec.models.content_block import ContentBlock
 from tfrec.models.distilled_ranking import DistilledRanker
 from tfrec.models.fine_tuning import FineTunedRetrieval
+from tfrec.models.negatives import POOL_PER_HARD_NEGATIVE
 from tfrec.models.ranker import Ranker
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
@@ -156,6 +157,8 @@ class Stages:
             config.max_examples_per_user,
             self.config.seed,
             user_exponent=config.user_exponent,
+            num_popular_negatives=config.num_popular_negatives,
+            pool_size=POOL_PER_HARD_NEGATIVE * config.num_hard_negatives,
         )
 
     @cached_property
@@ -264,7 +267,7 @@ class Stages:
         batches = replace(self.retrieval_batches, **sizes)
         rate = _learning_rate(config.encoder_learning_rate, config.epochs, batches.steps_per_epoch)
         model = FineTunedRetrieval(
-            replace(self.config.retrieval, training="events", **sizes),
+            replace(self.config.retrieval, training="events", num_hard_negatives=0, queue_size=0, **sizes),
             self.dataset,
             self.content,
             batches,

@@ -330,7 +330,8 @@ def ranking_batches(interactions, events=None, **options) -> RankingBatches:
 
 
 def test_logged_events_equal_literal_batches(log):
-    batches = ranking_batches(log, events=[1, 2, 4], batch_size=2)
+    shown = replace(log, position=np.arange(10, 10 + len(log), dtype=np.int32))
+    batches = ranking_batches(shown, events=[1, 2, 4], batch_size=2)
     assert batches.negatives_per_event == 0
     assert [as_lists(batch) for batch in batches.in_order()] == [
         {
@@ -343,6 +344,7 @@ def test_logged_events_equal_literal_batches(log):
             },
             "candidates": [[2], [5]],
             "labels": {"click": [[1], [0]], "finish": [[1], [0]], "like": [[0], [0]]},
+            "positions": [[11], [12]],
         },
         {
             "query": {
@@ -354,6 +356,7 @@ def test_logged_events_equal_literal_batches(log):
             },
             "candidates": [[4], [2]],
             "labels": {"click": [[1], [1]], "finish": [[1], [1]], "like": [[0], [0]]},
+            "positions": [[14], [11]],
         },
     ]
 

@@ -24,6 +24,9 @@ from tfrec.errors import TfrecError
 
 SECONDS_PER_DAY = 86_400.0
 
+POPULARITY_EXPONENT = 0.75
+"""Of the counts that popular negatives are drawn by (Mikolov et al., NeurIPS 2013)."""
+
 
 class Query(NamedTuple):
     """What the query tower sees of a request, `B` requests at once.
@@ -163,6 +166,8 @@ class RetrievalBatches:
         seed: of the permutations and draws.
         max_positives: other positives of the user that are masked, those nearest in time.
         user_exponent: an epoch takes n to this power, rounded, of the n examples of a user.
+        num_popular_negatives: further negatives, drawn by `popularity`, where they are a sample.
+        pool_size: uniform draws that hard negatives are sought among; `pool` of a batch, where negatives are a sample.
     """
 
     interactions: Interactions
@@ -173,6 +178,8 @@ class RetrievalBatches:
     seed: int
     max_positives: int = 256
     user_exponent: float = 1.0
+    num_popular_negatives: int = 0
+    pool_size: int = 0
 
     @cached_property
     def targets(self) -> NDArray[np.int64]:
@@ -205,6 +212,12 @@ class RetrievalBatches:
         chance = self._examples_per_user[users] / self._targets_per_user[users]
         counts = np.bincount(self.interactions.video[self.targets], chance, minlength=self.interactions.num_videos)
         return counts / self.num_examples
+
+    @cached_property
+    def popularity(self) -> NDArray[np.float64]:
+        """float64 `[num_videos]`: chance of each video per popular negative, as word2vec draws words."""
+        weights = self.interactions.train_counts**POPULARITY_EXPONENT
+        return weights / weights.sum()
 
     @property
     def samples_catalogue(self) -> bool:
@@ -267,10 +280,18 @@ class RetrievalBatches:
                 "video": video,
                 "positives": self._positives(log, user, event),
                 "negatives": self._negatives(warm, draw),
+                **self._pool(warm, draw),
                 **rows,
             }
 
         return batch
+
+    def _pool(self, warm: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+        if not self.pool_size or not self.samples_catalogue:
+            return {}
+        seed = draw + tf.constant([2 << 32, 0], tf.int64)
+        picks = tf.random.stateless_uniform([self.pool_size], seed, maxval=len(self.warm_videos), dtype=tf.int32)
+        return {"pool": tf.gather(warm, picks)}
 
     def _positives(self, log: HistoryLog, user: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
         """int32 `[B, max_positives]`: what the user watched around the event, -1 padding."""
@@ -287,7 +308,15 @@ class RetrievalBatches:
         picks = tf.random.stateless_uniform(
             [self.num_uniform_negatives], seed, maxval=len(self.warm_videos), dtype=tf.int32
         )
-        return tf.gather(warm, picks)
+        uniform = tf.gather(warm, picks)
+        if not self.num_popular_negatives:
+            return uniform
+        ends = tf.constant(np.cumsum(self.popularity), tf.float64)
+        shot = tf.random.stateless_uniform(
+            [self.num_popular_negatives], draw + tf.constant([3 << 32, 0], tf.int64), dtype=tf.float64
+        )
+        popular = tf.searchsorted(ends, shot * ends[-1], side="right")
+        return tf.concat([uniform, popular], axis=0)
 
 
 @dataclass(frozen=True)

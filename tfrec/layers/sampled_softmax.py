@@ -12,15 +12,20 @@ from tfrec.layers.pooling import MASKED
 
 
 def inclusion_log_probability(
-    frequency: tf.Tensor, batch_size: float | tf.Tensor, num_uniform_negatives: int, num_videos: int
+    frequency: tf.Tensor,
+    batch_size: float | tf.Tensor,
+    num_uniform_negatives: float | tf.Tensor,
+    num_videos: int,
+    missed_otherwise: float | tf.Tensor = 0.0,
 ) -> tf.Tensor:
     """Log of the probability that a video is among the candidates of a batch.
 
     Args:
         frequency: float `[C]`, share of the training examples that are on each video.
         batch_size: targets per batch, drawn by frequency.
-        num_uniform_negatives: further candidates, drawn uniformly.
+        num_uniform_negatives: further candidates, drawn uniformly; a number, or `[C]` of them.
         num_videos: how many these are drawn from.
+        missed_otherwise: float `[C]`, log of the probability that nothing else brings it in.
 
     Returns:
         float `[C]`, at most 0.
@@ -28,7 +33,7 @@ def inclusion_log_probability(
     References:
         Yi et al., Sampling-bias-corrected neural modeling, RecSys 2019; here for targets and uniform negatives together.
     """
-    missed = batch_size * tf.math.log1p(-tf.minimum(frequency, 1 - 1e-6))
+    missed = missed_otherwise + batch_size * tf.math.log1p(-tf.minimum(frequency, 1 - 1e-6))
     missed += num_uniform_negatives * tf.math.log1p(-1.0 / max(num_videos, 2))
     return tf.math.log(-tf.math.expm1(missed))
 

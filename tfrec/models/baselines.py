@@ -303,6 +303,11 @@ class EASE(Baseline):
         self._weights = -inverse / np.diag(inverse)
         np.fill_diagonal(self._weights, 0)
 
+    @property
+    def weights(self) -> tuple[NDArray[np.intp], Scores]:
+        """Row numbers `[n]` of the videos that have weights, and these, float32 `[n, n]`, from watched to offered."""
+        return self._videos, self._weights
+
     def _scores(self, seen: sparse.csr_matrix, users: NDArray[np.integer[Any]]) -> Scores:
         scores = np.zeros(seen.shape, np.float32)
         scores[:, self._videos] = seen[:, self._videos] @ self._weights

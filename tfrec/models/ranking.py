@@ -21,6 +21,7 @@ from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import RandomMask
 from tfrec.layers.experts import GatedExperts, Network
 from tfrec.layers.position_bias import PositionBias
+from tfrec.models.linear_factors import LinearFactors
 from tfrec.models.ranker import Ranker
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.towers.space import NO_BLOCK, rows_of
@@ -62,6 +63,7 @@ class RankingModel(Ranker):
         self.user_ids = tf.keras.layers.Embedding(len(dataset.users) + 1, ID_UNITS)
         self.video_ids = tf.keras.layers.Embedding(len(dataset.videos) + 1, ID_UNITS)
         self.show_ids = RandomMask(0.3)
+        self.linear = LinearFactors.fitted(interactions, config.linear_dim) if config.linear_dim else None
         self.user_columns = ColumnEmbedding(dataset.users.columns) if dataset.users.columns.names else None
         self.video_columns = ColumnEmbedding(dataset.videos.columns) if dataset.videos.columns.names else None
         is_shared_out = tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -94,6 +96,8 @@ class RankingModel(Ranker):
         parts = [*self._matches(query, query_embeddings, events, videos), *self._identities(users, rows, training)]
         parts += [tf.gather(self.log_count, rows)[:, None], self.age(tf.repeat(query.timestamp, shape[1]), rows)]
         parts += [columns(ids) for columns, ids in ((self.user_columns, users), (self.video_columns, rows)) if columns]
+        if self.linear is not None:
+            parts.append(tf.reshape(self.linear(query.history, candidates), [-1, 1]))
         inputs = self.normalise(tf.concat(parts, axis=1), training=training)
         logits = compiled(self._pair_logits)(inputs, training)
         return tf.reshape(logits, [shape[0], shape[1], len(self.labels)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,16 +14,30 @@ from numpy.typing import NDArray
 from tfrec.config import RetrievalConfig
 from tfrec.data.input_pipeline import Query, RetrievalBatches
 from tfrec.data.schema import Dataset
+from tfrec.errors import TfrecError
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.gbce import generalised_bce
 from tfrec.layers.pairwise import bayesian_personalised_ranking
 from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
 from tfrec.models.base import Model
+from tfrec.models.negatives import POOL_PER_HARD_NEGATIVE, CandidateQueue, StreamingFrequency, hard_negatives
 from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
 from tfrec.towers.graph import build_graph
 from tfrec.towers.query import make_query_tower
 from tfrec.towers.space import Layout, Tables, embed_query, rows_of
+
+
+class Draws(NamedTuple):
+    """How many draws could have brought each candidate in, besides the targets and popular negatives of the batch.
+
+    Args:
+        uniform: float32 `[C]` uniform draws; of a hard negative, those of its pool too.
+        queued: float32, targets of earlier batches.
+    """
+
+    uniform: tf.Tensor
+    queued: float | tf.Tensor = 0.0
 
 
 class RetrievalModel(Model):
@@ -71,6 +85,18 @@ class RetrievalModel(Model):
         self.samples_negatives = batches.samples_catalogue
         corrected = config.loss == "softmax" and config.log_q_correction and self.samples_negatives
         self.frequency = tf.constant(batches.frequency, tf.float32) if corrected else None
+        self.popularity = tf.constant(batches.popularity, tf.float32) if config.num_popular_negatives else None
+        self.streaming, self.queue = None, None
+        if corrected and config.frequency == "streaming":
+            self.streaming = StreamingFrequency(batches.frequency, batches.batch_size)
+        if config.queue_size and self.samples_negatives:
+            self.queue = CandidateQueue(config.queue_size, config.embedding_dim, self.num_videos)
+        is_shared_out = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        if is_shared_out and (self.queue or self.streaming or config.num_hard_negatives):
+            raise TfrecError(
+                "`retrieval.queue_size`, `num_hard_negatives` and `frequency: streaming` are for one device: replicas would "
+                "each have negatives of their own. Leave them off, or train with `distribution.strategy: one_device`."
+            )
         if config.loss == "gbce":
             # Appeal starts at the logarithm of counts; less that of all events, it is the logit of a video's share.
             share = -math.log(max(int(dataset.interactions.train_counts.sum()), 1))
@@ -82,8 +108,55 @@ class RetrievalModel(Model):
         candidates, targets = batch_candidates(inputs)
         embeddings, events = self._embed_batch(candidates, query.history, training)
         queries = self.query_tower(query, events, training=training)
-        loss = self.softmax_loss(queries, embeddings, candidates, targets, inputs)
+        draws = Draws(tf.fill(tf.shape(candidates), float(self.config.num_uniform_negatives)))
+        if "pool" in inputs and self.config.num_hard_negatives:
+            hard = self._hard_negatives(tf.stop_gradient(queries), candidates, inputs)
+            size = float(self.config.num_uniform_negatives + POOL_PER_HARD_NEGATIVE * self.config.num_hard_negatives)
+            draws = Draws(tf.concat([draws.uniform, tf.fill(tf.shape(hard), size)], axis=0))
+            candidates = tf.concat([candidates, hard], axis=0)
+            embeddings = tf.concat([embeddings, self.candidate_tower(hard, training=training)], axis=0)
+        if self.queue is not None:
+            candidates, embeddings, draws = self._with_queue(candidates, embeddings, targets, draws, training)
+        if self.streaming is not None and training:
+            self.streaming.update(inputs["video"])
+        loss = self.softmax_loss(queries, embeddings, candidates, targets, inputs, draws)
         return loss + self._weight_penalty() + self._alignment(inputs["video"], training)
+
+    def _hard_negatives(self, queries: tf.Tensor, candidates: tf.Tensor, inputs: dict[str, Any]) -> tf.Tensor:
+        """int32 `[H]` distinct videos of the batch's pool that are no candidates."""
+
+        def score(videos: tf.Tensor) -> tf.Tensor:
+            scores = tf.matmul(queries, self.candidate_tower(videos), transpose_b=True)
+            return (scores + self.appeal(inputs["query"].timestamp, videos)) / self.config.temperature
+
+        count = self.config.num_hard_negatives
+        return hard_negatives(queries, inputs["pool"], score, candidates, inputs["positives"], count, self.num_videos)
+
+    def _with_queue(
+        self, candidates: tf.Tensor, embeddings: tf.Tensor, targets: tf.Tensor, draws: Draws, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, Draws]:
+        """The candidates with those of the queue behind, into which training then puts the targets."""
+        assert self.queue is not None
+        queued, stale = self.queue.beside(candidates)
+        uniform = tf.fill(tf.shape(queued), float(self.config.num_uniform_negatives))
+        draws = Draws(tf.concat([draws.uniform, uniform], axis=0), self.queue.filled)
+        if training:
+            self.queue.push(tf.gather(candidates, targets), tf.gather(embeddings, targets))
+        return tf.concat([candidates, queued], axis=0), tf.concat([embeddings, stale], axis=0), draws
+
+    def _log_inclusion(self, candidates: tf.Tensor, num_targets: tf.Tensor, draws: Draws | None) -> tf.Tensor:
+        """float32 `[C]`: log of the probability of each candidate to be one, by whichever way."""
+        assert self.frequency is not None
+        uniform = float(self.config.num_uniform_negatives) if draws is None else draws.uniform
+        queued = 0.0 if draws is None else draws.queued
+        missed: tf.Tensor | float = 0.0
+        if self.popularity is not None:
+            chance = tf.gather(self.popularity, candidates)
+            missed = self.config.num_popular_negatives * tf.math.log1p(-tf.minimum(chance, 1 - 1e-6))
+        frequency, targets = tf.gather(self.frequency, candidates), num_targets + queued
+        if self.streaming is not None:  # counts in batches
+            frequency, targets = tf.gather(self.streaming.in_batch, candidates), targets / num_targets
+        return inclusion_log_probability(frequency, targets, uniform, self.num_warm, missed)
 
     def _embed_batch(self, candidates: tf.Tensor, history: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Embeddings of int32 `[C]` candidates and of the videos in `[B, T]` histories, each embedded once."""
@@ -105,6 +178,7 @@ class RetrievalModel(Model):
         candidates: tf.Tensor,
         targets: tf.Tensor,
         inputs: dict[str, Any],
+        draws: Draws | None = None,
     ) -> tf.Tensor:
         """Mean loss of the targets among the candidates, corrected and masked; with an ensemble, the mean over it.
 
@@ -114,16 +188,13 @@ class RetrievalModel(Model):
             candidates: int32 `[C]`, distinct row numbers.
             targets: int32 `[B]`, places in `candidates`.
             inputs: the batch: the times of the queries, and what each user watched besides.
+            draws: how the candidates came, where not from the batch alone.
         """
         appeal = self.appeal(inputs["query"].timestamp, candidates)
         logits = (self._member_scores(queries, embeddings) + appeal) / self.config.temperature
         if self.frequency is not None:
-            logits -= inclusion_log_probability(
-                tf.gather(self.frequency, candidates),
-                tf.cast(tf.size(inputs["video"]), tf.float32),
-                self.config.num_uniform_negatives,
-                self.num_warm,
-            )
+            num_targets = tf.cast(tf.size(inputs["video"]), tf.float32)
+            logits -= self._log_inclusion(candidates, num_targets, draws)
         losses = []
         for member in tf.unstack(logits):
             if self.config.mask_positives:

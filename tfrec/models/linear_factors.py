@@ -1,0 +1,70 @@
+"""A linear model from videos to videos, in factors: what the ranker takes besides the towers.
+
+EASE, whose weights are a square matrix over the catalogue in closed form, errs otherwise than towers do, so a ranker that sees
+both scores does better than either. Its best approximation of low rank is two narrow tables, which any server can hold.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
+
+from tfrec.data.input_pipeline import first_watches
+from tfrec.data.schema import Interactions, Part
+from tfrec.errors import TfrecError
+from tfrec.models.baselines import EASE, tuned
+
+
+class LinearFactors(tf.Module):
+    """Scores candidates by what is in the history, linearly.
+
+    The factors span the directions in which the scores of the training users vary most: no other tables of this width come
+    nearer to these scores, by the sum of squares.
+
+    References:
+        Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
+
+    Args:
+        watched: float32 `[num_videos, dim]`, what a video in the history says.
+        offered: float32 `[num_videos, dim]`, what a candidate is.
+    """
+
+    def __init__(self, watched: NDArray[np.float32], offered: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.watched, self.offered = (tf.Variable(table, trainable=False) for table in (watched, offered))
+
+    @classmethod
+    def fitted(cls, interactions: Interactions, dim: int, seed: int = 0) -> LinearFactors:
+        """EASE over the training positives, its penalty chosen on some that are held out, cut down to `dim` factors.
+
+        Raises:
+            TfrecError: If the catalogue is too large for the closed form.
+        """
+        rows = interactions.rows(Part.TRAIN)
+        rows = rows[first_watches(interactions, rows)]
+        cells = (interactions.user[rows], interactions.video[rows])
+        shape = (interactions.num_users, interactions.num_videos)
+        train = sparse.csr_matrix((np.ones(len(rows), np.float32), cells), shape)
+        reason = EASE().unavailable(train, None)
+        if reason is not None:
+            raise TfrecError(f"`ranking.linear_dim` {reason}. Set it to 0.")
+        ease, _ = tuned(EASE.name, train, None, seed)
+        assert isinstance(ease, EASE)
+        warm, weights = ease.weights
+        gram = (train.T @ train).toarray()[np.ix_(warm, warm)]
+        width = min(dim, len(warm))
+        # The right singular vectors of the scores, which are `train @ weights`.
+        directions = randomized_svd(weights.T @ gram @ weights, width, n_iter=4, random_state=seed)[2].T
+        tables = np.zeros((2, interactions.num_videos, dim), np.float32)
+        tables[0, warm, :width], tables[1, warm, :width] = weights @ directions, directions
+        return cls(*tables)
+
+    def __call__(self, history: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+        """float32 `[B, C]` from int32 `[B, T]` and `[B, C]` row numbers, -1 padding."""
+        watched = tf.gather(tf.convert_to_tensor(self.watched), tf.maximum(history, 0))
+        asked = tf.reduce_sum(tf.where((history >= 0)[:, :, None], watched, 0.0), axis=1)
+        offered = tf.gather(tf.convert_to_tensor(self.offered), tf.maximum(candidates, 0))
+        return tf.reduce_sum(asked[:, None, :] * offered, axis=2)
