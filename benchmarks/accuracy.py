@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfrec.train import parse_arguments
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -109,7 +111,6 @@ def served_difference(output: Path, expected: dict[str, float]) -> float:
     from tfrec.evaluation.evaluate import final_part, make_task
     from tfrec.export.log_requests import task_requests, tensors
     from tfrec.export.versions import versions
-    from tfrec.train import parse_arguments
 
     config = parse_arguments([f"--config={output / 'config.yaml'}"])
     dataset = load_dataset(config.data)
