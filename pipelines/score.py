@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--models", type=Path, metavar="DIR", help="folder of published models")
+    add("--models", type=Path, metavar="DIR", help="folder of published models, or of the versions of one")
     add("--server", metavar="HOST:PORT", help="a running TensorFlow Serving (gRPC) in place of --models")
     add("--deadline", type=float, default=60.0, metavar="SECONDS", help="for one request to it (default: %(default)g)")
     add("--in-flight", type=int, default=4, metavar="N", help="requests to it at once (default: %(default)s)")

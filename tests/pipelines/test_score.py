@@ -100,6 +100,11 @@ def test_shards_hold_a_fixed_range_of_users_and_the_manifest_describes_them(all_
     assert set(found) == {"_job.json", "_manifest.json", *(f"part-0000{shard}.parquet" for shard in range(3))}
 
 
+def test_the_folder_of_one_model_will_do(models: Path, data: Path, all_users: Path, tmp_path: Path) -> None:
+    run_job(models / "recommender", "all", tmp_path / "out", data=data, model="any", shard_size=12, batch_size=5)
+    assert checksums(tmp_path / "out") == checksums(all_users)
+
+
 def test_a_file_gives_history_time_and_exclusions(models: Path, data: Path, dataset: Dataset, tmp_path: Path) -> None:
     first, second, third = dataset.videos.ids[:3]
     users = pd.DataFrame(

@@ -17,6 +17,7 @@ from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import Dataset
 from tfrec.data.tables import Table, open_table
 from tfrec.errors import TfrecError
+from tfrec.export.versions import versions
 from tfrec.scoring.engine import Engine, LocalEngine
 from tfrec.scoring.histories import Histories
 from tfrec.scoring.model import Model, PublishedModel, find_version
@@ -36,7 +37,7 @@ class ScoreJob:
     """What to score.
 
     Args:
-        models: folder of published models; None where a server is asked.
+        models: folder of published models, or of the versions of one; None where a server is asked.
         users: a file, or `all`.
         output: folder of the shards.
         server: `host:port` of a TensorFlow Serving that has the model; in place of `models`.
@@ -134,6 +135,8 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
     if job.users != ALL and not Path(job.users).is_file():
         raise TfrecError(f"The file of users {job.users} does not exist.")
     if job.models is not None:
+        if job.models.is_dir() and versions(job.models):
+            job = replace(job, models=job.models.absolute().parent, model=job.models.absolute().name)
         find_version(job.models, job.model, job.version)
     with open_output(job.output, job.resume) as folder:
         if job.version is None and folder.job is not None:
