@@ -1,6 +1,6 @@
 """How memory and time grow with users, videos, interactions and embedding dimension: three sizes each, and fitted slopes.
 
-    python benchmarks/scaling.py [--scale 1.0]
+    python benchmarks/scaling.py [--axes users videos interactions dimension] [--scale 1.0]
 
 The log is synthetic: users alike, videos whose popularity falls by Zipf's law, 90 days, every event a positive one; the catalogue
 has no contents. Each size is measured in a process of its own: the log is loaded, retrieval is trained for some steps (the first
@@ -176,6 +176,7 @@ def digits(value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies all sizes but the dimensions")
+    parser.add_argument("--axes", nargs="+", choices=SIZES, default=list(SIZES), help="what grows")
     options = parser.parse_args()
     sizes = {
         axis: numbers if axis == "dimension" else tuple(round(options.scale * number) for number in numbers)
@@ -183,8 +184,8 @@ def main() -> None:
     }
     base = Size(sizes["users"][0], sizes["videos"][0], sizes["interactions"][0], 64)
     known: dict[Size, Measures] = {}
-    for axis, numbers in sizes.items():
-        for number in numbers:
+    for axis in options.axes:
+        for number in (numbers := sizes[axis]):
             size = replace(base, **{axis: number})
             if size not in known:
                 known[size] = measured(size)
