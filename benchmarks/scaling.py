@@ -142,10 +142,7 @@ def measure(folder: Path, size: Size) -> Measures:
     found["reading a user, ms"] = (time.process_time() - start) / len(records) * 1000
     list(engine.steps([records[:BATCH]], BATCH, BATCH, ()))
     start = time.process_time()
-    (*_, last) = engine.steps([records[BATCH:]], NEGATIVES = 2048
-"""Fewer than the smallest catalogue has videos, so that a step asks as many of each."""
-
-NUM_SCORED, BATCH, ())
+    (*_, last) = engine.steps([records[BATCH:]], NUM_SCORED, BATCH, ())
     found["scoring a user, ms"] = (time.process_time() - start) / NUM_SCORED * 1000
     found["output for a user, KiB"] = last.content.size / NUM_SCORED / 1024
     return found
