@@ -134,9 +134,8 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
     """
     if job.users != ALL and not Path(job.users).is_file():
         raise TfrecError(f"The file of users {job.users} does not exist.")
+    job = _located(job)
     if job.models is not None:
-        if job.models.is_dir() and versions(job.models):
-            job = replace(job, models=job.models.absolute().parent, model=job.models.absolute().name)
         find_version(job.models, job.model, job.version)
     with open_output(job.output, job.resume) as folder:
         if job.version is None and folder.job is not None:
@@ -163,6 +162,14 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
             start = time.monotonic()
             scored = _score(engine, source, folder, job.shard_size, batch_size, rejects, progress)
         return Summary(folder.finish(asked, rejects), scored, time.monotonic() - start)
+
+
+def _located(job: ScoreJob) -> ScoreJob:
+    """The same job by the folder of all models, where it names that of one."""
+    if job.models is None or not (job.models.is_dir() and versions(job.models)):
+        return job
+    folder = job.models.absolute()
+    return replace(job, models=folder.parent, model=folder.name)
 
 
 def _find_model(job: ScoreJob) -> Model:
