@@ -7,8 +7,9 @@ Four ways take turns, `--rounds` times over the same videos with the same pretra
 - decoding alone: the project's worker processes, one per core, results thrown away
 - encoders alone: texts, frames and sound that lie decoded in memory, TensorFlow on all cores
 - pipeline: `extract_features` into an empty cache, from hashing the files to the last write, with the modules loaded already
-- plain loop: one video at a time: every frame through OpenCV, eight of them kept, the sound read by a second pass, each encoder
-  called for that video alone
+- plain loop: what one would write first, with nothing of the project in it: one video at a time, read with OpenCV from its first
+  frame to its last, eight frames kept; its sound read with PyAV in a second pass; each TF Hub module called as its page says, for
+  that video alone; librosa's MFCC
 
 Other load on the machine meets the ways alike, but changes ratios where it changes between turns; so processor seconds of the
 whole process tree stand beside the time. Pipeline and parts share the cores: even with perfect overlap the pipeline takes the sum
@@ -33,11 +34,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import av
 import cv2
+import librosa
 import numpy as np
 from rich.table import Table
 
 import tfrec  # noqa: F401  (before TensorFlow)
+
+import tensorflow as tf  # isort: skip
+import tensorflow_hub as hub  # isort: skip
 from tfrec.config import DataConfig, FeaturesConfig, ImageConfig, TextConfig
 from tfrec.console import console
 from tfrec.data.dataset import load_dataset
@@ -46,8 +52,6 @@ from tfrec.encoders.image import ImageEncoder
 from tfrec.encoders.text import TextEncoder
 from tfrec.features.audio import AudioEncoder
 from tfrec.features.extract import extract_features
-from tfrec.media.audio import read_audio
-from tfrec.media.frames import to_square
 from tfrec.media.pool import DecodePool
 from tfrec.media.read import Decoded, DecodeSettings, main_path
 
@@ -88,20 +92,51 @@ def decode(sources: list[MediaSource], config: FeaturesConfig) -> Iterator[Decod
                 yield media
 
 
-def plain_loop(videos: Catalog, encoders: Encoders, config: FeaturesConfig) -> None:
-    for row, source in videos.media.items():
-        frames = all_frames(main_path(source))
-        places = ((np.arange(config.image.num_frames) + 0.5) / config.image.num_frames * len(frames)).astype(int)
-        kept = np.stack([to_square(frames[place], config.image.image_size) for place in places])
-        sound = read_audio([main_path(source)], config.audio.sample_rate_hz, config.audio.max_seconds)
-        encoders.encode([videos.texts[row]], [(kept, sound)])
+class PlainLoop:
+    """The features of a catalogue without this project."""
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        self._config = config
+        handles = (config.text.preprocessor, config.text.encoder, config.image.encoder)
+        self._preprocess, self._bert, self._cnn = (hub.load(handle) for handle in handles)
+
+    def __call__(self, texts: list[str], sources: list[MediaSource]) -> None:
+        """Texts, frames and sound to vectors, thrown away."""
+        rate_hz = self._config.audio.sample_rate_hz
+        for text, source in zip(texts, sources, strict=True):
+            path = main_path(source)
+            self._bert(self._preprocess(tf.constant([text])))["pooled_output"].numpy()
+            self._cnn(tf.constant(self._frames(path))).numpy()
+            sound = plain_sound(path, rate_hz)
+            if len(sound):
+                librosa.feature.mfcc(y=sound, sr=rate_hz, n_mfcc=self._config.audio.num_coefficients)
+
+    def _frames(self, path: Path) -> np.ndarray:
+        size, number = self._config.image.image_size, self._config.image.num_frames
+        capture = cv2.VideoCapture(str(path))
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        wanted = {int((place + 0.5) / number * count) for place in range(number)}
+        kept = []
+        for place in range(count):
+            there, frame = capture.read()
+            if there and place in wanted:
+                height, width = frame.shape[:2]
+                side = min(height, width)
+                top, left = (height - side) // 2, (width - side) // 2
+                square = cv2.resize(
+                    frame[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA
+                )
+                kept.append(cv2.cvtColor(square, cv2.COLOR_BGR2RGB) / np.float32(255))
+        return np.stack(kept)
 
 
-def all_frames(path: Path) -> list[np.ndarray]:
-    capture, frames = cv2.VideoCapture(str(path)), []
-    while (read := capture.read())[0]:
-        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
-    return frames
+def plain_sound(path: Path, rate_hz: int) -> np.ndarray:
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return np.zeros(0, np.float32)
+        resampler = av.AudioResampler("flt", "mono", rate_hz)
+        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+        return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
 def tree(process: int) -> list[int]:
@@ -155,11 +190,13 @@ def compare(videos: Catalog, config: FeaturesConfig, rounds: int, scratch: Path)
     sources, texts = list(videos.media.values()), [videos.texts[row] for row in videos.media]
     decoded = list(decode(sources, config))
     encoders.encode(texts[:64], decoded[:_VIDEOS_PER_BATCH])
+    plain = PlainLoop(config)
+    plain(texts[:2], sources[:2])
     ways: dict[str, Callable[[], object]] = {
         "decoding alone": lambda: sum(1 for _ in decode(sources, config)),
         "encoders alone": lambda: encoders.encode(texts, decoded),
         "pipeline": lambda: extract(videos, encoders, config, scratch),
-        "plain loop": lambda: plain_loop(videos, encoders, config),
+        "plain loop": lambda: plain(texts, sources),
     }
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):

@@ -598,8 +598,12 @@ class Stages:
             lacking = "there is no cold-start head" if cold_videos is None else "no text, media or generation metadata"
             console.print(f"  no {VIDEO_ENCODER} is published: {lacking}")
             return None
-        appeal = retrieval.appeal.of_new() + self._cold_shift(retrieval, cold_videos, tables)
-        video_encoder = VideoEncoder(cold_videos, self.content, encoders, appeal)
+        shift, now = self._cold_shift(retrieval, cold_videos, tables), _opening(self.final_task())
+
+        def appeal(created_at: tf.Tensor) -> tf.Tensor:
+            return retrieval.appeal.of_unwatched(created_at, now) + shift
+
+        video_encoder = VideoEncoder(cold_videos, self.content, encoders, self.dataset.videos, appeal, now)
         if video_encoder.foreign_ops:
             lacked = ", ".join(sorted(video_encoder.foreign_ops))
             console.print(f"  no {VIDEO_ENCODER} is published: stock servers lack ops of its encoders ({lacked})")

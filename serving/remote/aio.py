@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -138,14 +138,20 @@ class AsyncClient:
         title: str = "",
         generate_method: str = "",
         gen_params: Sequence[float] = (),
+        prompt: str | None = None,
+        created_at: int = 0,
+        columns: Mapping[str, str] | None = None,
     ) -> Embedding:
         """Places a new video in the index's space.
 
         Args:
             video: file, of which frames and sound are taken on this machine; None for no media.
-            title: the whole text: title, tags and prompt, joined with ". ".
+            title: the whole text: title, tags and prompt, joined with ". "; the title alone where any of the last three is given.
             generate_method: how it was made.
             gen_params: numbers that the generator was given; as many as in training, or none.
+            prompt: that it was made from.
+            created_at: Unix seconds, 0 for now, -1 where unknown.
+            columns: other cells of its row of videos.csv by column, `tags` among them, written as there.
 
         Raises:
             TfrecError: If the file cannot be read, before anything is sent.
@@ -157,6 +163,8 @@ class AsyncClient:
 
             frames, audio = await asyncio.to_thread(read_video, Path(video))
         call = calls.embed_video(title, frames, audio, generate_method, gen_params)
+        if prompt is not None or created_at or columns is not None:
+            call = calls.embed_video_row(call, prompt or "", created_at, columns or {})
         return await self._predict(self._video_encoder, call)
 
     async def status(self, model: str | None = None) -> list[VersionStatus]:

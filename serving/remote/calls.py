@@ -228,6 +228,26 @@ def embed_video(
     return Call("embed_video", inputs, _embedding)
 
 
+def embed_video_row(
+    video: Call[Embedding], prompt: str, created_at: int, columns: Mapping[str, str]
+) -> Call[Embedding]:
+    """A new video with what else its row of `videos.csv` would say.
+
+    Args:
+        video: of `embed_video`, with the title alone as its text.
+        prompt: that it was made from.
+        created_at: Unix seconds, 0 for now, -1 where unknown.
+        columns: cells by column, `tags` among them.
+    """
+    inputs = {
+        "prompt": _texts([prompt]),
+        "created_at": np.array([created_at], np.int64),
+        "column": _texts(list(columns)),
+        "value": _texts(list(columns.values())).reshape(1, -1),
+    }
+    return Call("embed_video_row", {**video.inputs, **inputs}, _embedding)
+
+
 def _slates(outputs: Arrays) -> list[list[Recommendation]]:
     names = ("video_id", "score", "click", "finish", "like", "reason", "is_cold")
     rows = zip(*(outputs[name].tolist() for name in names), strict=True)

@@ -65,7 +65,16 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
 def _add_embed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("video", nargs="?", type=Path, help="file; without it title and metadata alone are embedded")
-    add("--title", default="", help="title, tags and prompt, joined with '. '")
+    add("--title", default="", help="title; without the next three: title, tags and prompt, joined with '. '")
+    add("--prompt", metavar="TEXT", help="that it was made from")
+    add("--created-at", type=int, default=0, metavar="SECONDS", help="Unix time (default: now)")
+    add(
+        "--columns",
+        nargs="+",
+        default=None,
+        metavar="NAME=CELL",
+        help="other cells of its row of videos.csv, tags among them",
+    )
     add("--generate-method", default="", metavar="NAME")
     add("--gen-params", nargs="+", type=float, default=[], metavar="NUMBER")
     add("--video-encoder", default="video_encoder", metavar="NAME", help="the model (default: %(default)s)")
@@ -90,6 +99,9 @@ def _embed(client: Client, options: argparse.Namespace) -> Any:
         title=options.title,
         generate_method=options.generate_method,
         gen_params=options.gen_params,
+        prompt=options.prompt,
+        created_at=options.created_at,
+        columns=options.columns and dict(cell.split("=", 1) for cell in options.columns),
     )
 
 

@@ -48,18 +48,28 @@ from tfrec.models.content_block import ContentBlock
 from tfrec.models.retrieval import RetrievalModel
 
 NUM_VIDEOS, SIZE, NUM_FRAMES, RATE_HZ, DIM, CONTENT_DIM = 6, 32, 4, 16_000, 8, 5
-APPEAL = 1.5
+APPEAL, NOW = 1.5, 1000
 CONFIG = FeaturesConfig(
     image=ImageConfig(image_size=SIZE, num_frames=NUM_FRAMES, batch_size=3), audio=AudioConfig(num_steps=8), workers=1
 )
+PROMPTS = ("", "", "", "a red dog", "a cat", "")
+TAGS = ("funny", "funny|new", '["new", "funny"]', "", "new|unheard of", "")
 TITLES = ("a cat on a mat.", "a dog", "two dogs", "", "a cat", "a mat")
+TEXTS = (
+    "a cat on a mat. funny",
+    "a dog. funny, new",
+    "two dogs. new, funny",
+    "a red dog",
+    "a cat. new, unheard of. a cat",
+    "a mat",
+)
 
 
 class Platform(NamedTuple):
     """A catalogue of six videos with files, its features and its models.
 
     Args:
-        catalog: row 3 has nothing but generation metadata, row 5 has none.
+        catalog: row 3 has nothing but generation metadata (its text is the prompt), row 5 has none.
         cache: of the features.
         content: the features, and a table that the dataset brought itself.
         cold_videos: a head with random weights, and half of the score from content.
@@ -100,16 +110,17 @@ def platform(
     params[5] = np.nan
     number = NumericColumn(draw.normal(size=NUM_VIDEOS).astype(np.float32), np.ones(NUM_VIDEOS, bool), 0.0, 1.0)
     colour = CategoricalColumn(draw.integers(3, size=NUM_VIDEOS).astype(np.int32), ("red", "blue"))
-    columns = FeatureColumns({"colour": colour}, {}, {"number": number})
+    tags = CategoricalColumn(np.array([[1, 0], [1, 2], [2, 1], [0, 0], [2, 0], [0, 0]], np.int32), ("funny", "new"))
+    columns = FeatureColumns({"colour": colour}, {"tags": tags}, {"number": number})
     dataset = make_dataset(
         make_interactions([(u, v, 1) for u in range(4) for v in range(NUM_VIDEOS)]), None, None, columns
     )
     catalog = replace(
         dataset.videos,
-        texts=np.array([title.rstrip(".") for title in TITLES], object),
+        texts=np.array(TEXTS, object),
         generate_method=CategoricalColumn(np.array([1, 2, 1, 2, 0, 0], np.int32), ("text2video", "image2video")),
         gen_params=params,
-        prompts=np.array(["", "", "", "a red dog", "a cat", ""], object),
+        prompts=np.array(PROMPTS, object),
         content={"given": draw.normal(size=(NUM_VIDEOS, 5)).astype(np.float32)},
         media={row: MediaSource(video=path) for row, path in [*enumerate(files), (4, silent)]},
     )
@@ -119,7 +130,13 @@ def platform(
     cold_videos = ColdVideos(random_head(replace(dataset, videos=catalog), content), block, 0.5, 2.0, -1.0)
     encoders = Encoders.of(catalog, content, CONFIG, cache)
     assert encoders is not None
-    return Platform(catalog, cache, content, cold_videos, VideoEncoder(cold_videos, content, encoders, APPEAL))
+    encoder = VideoEncoder(cold_videos, content, encoders, catalog, appeal, NOW)
+    return Platform(catalog, cache, content, cold_videos, encoder)
+
+
+def appeal(created_at: tf.Tensor) -> tf.Tensor:
+    """Falls with the age; known videos only have one."""
+    return APPEAL * tf.where(created_at > 0, tf.exp(tf.cast(created_at - NOW, tf.float32) / NOW), 0.0)
 
 
 def random_head(dataset: Dataset, content: ContentFeatures) -> ColdStartModel:
@@ -139,15 +156,14 @@ def random_head(dataset: Dataset, content: ContentFeatures) -> ColdStartModel:
     return head
 
 
-def offline(platform: Platform, row: int, *modalities: str, **changed: np.ndarray) -> np.ndarray:
-    """The embedding that the offline features of a video give, with some of its modalities."""
+def offline(platform: Platform, row: int, *modalities: str, columns: tf.Tensor | None = None) -> np.ndarray:
+    """The embedding that the offline features of a video give, with some of its modalities, made now."""
     values = {name: tf.constant(item.values[[row]]) for name, item in platform.content.modalities.items()}
     lengths = {
         name: tf.constant(item.lengths[[row]] * (name in modalities))
         for name, item in platform.content.modalities.items()
     }
-    values |= {name: tf.constant(value, tf.float32) for name, value in changed.items()}
-    embedding = platform.cold_videos.embed(values, lengths, tf.constant([-1]))[0].numpy()[0]
+    embedding = platform.cold_videos.embed(values, lengths, columns)[0].numpy()[0]
     embedding[-1] += APPEAL
     return embedding
 
@@ -171,7 +187,7 @@ def request(platform: Platform, row: int, **changed: Any) -> dict[str, np.ndarra
         frames[: len(read)] = [jpeg(frame) for frame in read]
         sound = wav(read_audio([catalog.media[row].video], RATE_HZ, 30.0)) if row < 3 else b""
     method = ("", *catalog.generate_method.vocabulary)[catalog.generate_method.codes[row]]
-    inputs = {"title": TITLES[row], "frames": frames, "audio": sound, "generate_method": method}
+    inputs = {"title": f"{TEXTS[row]}.", "frames": frames, "audio": sound, "generate_method": method}
     inputs |= {"gen_params": catalog.gen_params[row]} | changed
     return {name: np.array([value], np.float32 if name == "gen_params" else object) for name, value in inputs.items()}
 
@@ -195,6 +211,31 @@ def test_a_video_gets_the_embedding_of_the_offline_pipeline(platform, row):
     assert cosine(served["embedding"][0], offline(platform, row, "text", "video", "audio", "generation")) > 0.999
     assert served["log_variance"].shape == served["embedding"].shape == (1, CONTENT_DIM + DIM)
     assert (served["log_variance"][0, :CONTENT_DIM] == LEAST_LOG_VARIANCE).all()
+
+
+@pytest.mark.parametrize("row", range(NUM_VIDEOS))
+def test_with_its_row_of_the_table_a_video_gets_the_embedding_of_the_catalogue(platform, row):
+    columns, tower = platform.catalog.columns, platform.cold_videos.head._retrieval().candidate_tower
+    colour = columns.categorical["colour"]
+    cells = {
+        "unheard of": "7",
+        "number": f" {columns.numeric['number'].values[row]} ",
+        "colour": ("null", *colour.vocabulary)[colour.codes[row]],
+        "tags": TAGS[row],
+    }
+    inputs = request(platform, row, title=TITLES[row], prompt=PROMPTS[row]) | {
+        "created_at": np.array([NOW - 500]),
+        "column": np.array(list(cells), object),
+        "value": np.array([list(cells.values())], object),
+    }
+    modalities = ("text", "video", "audio", "generation")
+    expected = offline(platform, row, *modalities, columns=tower.embed_columns(tf.constant([row])))
+    expected[-1] += APPEAL * (np.exp(-0.5) - 1)
+    served = platform.encoder.call("embed_video_row", inputs)["embedding"][0]
+    assert cosine(served, expected) > 0.999
+    np.testing.assert_allclose(served[-1], expected[-1], atol=0.03)
+    bare = inputs | {"value": np.full_like(inputs["value"], "")}
+    assert np.abs(platform.encoder.call("embed_video_row", bare)["embedding"][0] - expected).max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -281,11 +322,12 @@ def test_the_graph_holds_no_catalogue(platform):
 
 
 def test_warm_up_calls_fit_the_signatures(platform):
-    calls = platform.encoder.warmup_calls(platform.catalog, 5)
+    calls = platform.encoder.warmup_calls(platform.catalog, 7)
     assert [(call.signature, len(call.inputs["gen_params"])) for call in calls] == [
-        ("serving_default", 1), ("embed_prompt", 1), ("serving_default", 8), ("embed_prompt", 8), ("serving_default", 1),
+        ("serving_default", 1), ("embed_video_row", 1), ("embed_prompt", 1),
+        ("serving_default", 8), ("embed_video_row", 8), ("embed_prompt", 8), ("serving_default", 1),
     ]  # fmt: skip
-    for call in calls[:4]:
+    for call in calls[:6]:
         assert np.isfinite(platform.encoder.call(call.signature, call.inputs)["embedding"]).all()
 
 

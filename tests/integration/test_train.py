@@ -10,10 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
 import yaml
 
-from tfrec.config import TrainConfig
+from serving.remote import calls
+from serving.remote.media import read_video
+from tfrec.config import DataConfig, TrainConfig
+from tfrec.data.dataset import load_dataset
 from tfrec.encoders.hub import module_version
 from tfrec.export.versions import verify, versions
 from tfrec.train import parse_arguments
@@ -121,6 +127,32 @@ def test_a_further_seed_is_the_run_that_it_would_be_alone(job: Any, finished: An
     alone, beside = read_metrics(tmp_path), read_metrics(finished.output)["seeds"]
     for block, metric in (("retrieval", "recall@20"), ("cold_start", "recall@20"), ("ranking", "click_auc")):
         assert beside[block][metric]["values"][1] == pytest.approx(alone[block][metric], abs=1e-6)
+
+
+def test_the_video_encoder_gives_what_the_index_holds_of_cold_videos(job: Any, finished: Any) -> None:
+    """From what the client makes of a file and from the cells of videos.csv."""
+    (folder,) = (path.parent for path in job.cache.rglob("videos.csv"))
+    dataset = load_dataset(DataConfig(folder))
+    table = pd.read_csv(folder / "videos.csv", dtype=str, keep_default_na=False).set_index("video_id")
+    models = finished.output / "models"
+    encode, held = (
+        tf.saved_model.load(str(models / model / "1")).signatures[signature]
+        for model, signature in (("video_encoder", "embed_video_row"), ("recommender", "embed_candidate"))
+    )
+    cold = dataset.videos.ids[dataset.interactions.train_counts == 0]
+    assert len(cold) > 1
+    for video_id in cold:
+        row = table.loc[video_id]
+        media = calls.embed_video(
+            row.title,
+            *read_video(folder / "videos" / f"{video_id}.mp4"),
+            row.generate_method,
+            json.loads(row.gen_params or "[]"),
+        )
+        call = calls.embed_video_row(media, row.prompt, int(row.created_at), row[["tags", "duration"]].to_dict())
+        served = encode(**{name: tf.constant(value) for name, value in call.inputs.items()})["embedding"].numpy()[0]
+        expected = held(video_id=tf.constant([video_id]))["embedding"].numpy()[0]
+        assert served @ expected / np.linalg.norm(served) / np.linalg.norm(expected) > 0.999, video_id
 
 
 def test_a_second_run_encodes_nothing_and_publishes_the_next_version(job: Any, finished: Any) -> None:

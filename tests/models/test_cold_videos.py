@@ -83,7 +83,7 @@ def test_a_score_is_shared_by_head_and_cosine(cold_videos, head):
 def test_videos_in_no_catalogue_get_the_same(cold_videos, retrieval):
     rows = np.array([3, 27])
     features = retrieval.candidate_tower.content.features(tf.constant(rows, tf.int32))
-    embeddings, log_variance = cold_videos.embed(*features, tf.fill([2], -1))
+    embeddings, log_variance = cold_videos.embed(*features)
     np.testing.assert_allclose(embeddings, cold_videos.embed_videos(rows), atol=1e-5)
     assert log_variance.shape == embeddings.shape == (2, 12)
     assert (log_variance.numpy()[:, :4] == LEAST_LOG_VARIANCE).all()

@@ -11,7 +11,7 @@ import tensorflow as tf
 from embedded_server import Server, free_port, running
 
 from tfrec.export.request import QUERY_SPECS
-from tfrec.export.video_encoder import VIDEO_SPECS
+from tfrec.export.video_encoder import ROW_SPECS, VIDEO_SPECS
 
 __all__ = ["free_port", "running"]
 
@@ -110,7 +110,14 @@ def _save_encoder(folder: Path) -> None:
         sizes = [tf.cast(tf.shape(pictures)[0], tf.float32), brightness, seconds, letters, tf.reduce_sum(gen_params)]
         return {"embedding": tf.stack(sizes)[None], "log_variance": tf.zeros([1, 5])}
 
-    tf.saved_model.save(tf.Module(), str(folder), {"embed_video": tf.function(embed, VIDEO_SPECS)})
+    def embed_row(*inputs: Any) -> dict[str, tf.Tensor]:
+        prompt, created_at, column, value = inputs[len(VIDEO_SPECS) :]
+        letters = tf.strings.length(tf.stack([prompt[0], tf.strings.reduce_join(value)]))
+        numbers = [letters[0], tf.cast(created_at[0], tf.int32), tf.size(column), letters[1]]
+        return {"embedding": tf.cast(tf.stack(numbers), tf.float32)[None], "log_variance": tf.zeros([1, 4])}
+
+    signatures = {"embed_video": tf.function(embed, VIDEO_SPECS), "embed_video_row": tf.function(embed_row, ROW_SPECS)}
+    tf.saved_model.save(tf.Module(), str(folder), signatures)
 
 
 @pytest.fixture(scope="session")

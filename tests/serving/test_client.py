@@ -72,6 +72,11 @@ def test_a_video_file_is_taken_apart_here(client: Client, write_media: Callable[
         client.embed_video(tmp_path / "no.mp4")
 
 
+def test_a_video_with_its_row_of_the_table(client: Client) -> None:
+    embedding = client.embed_video(prompt="four", created_at=7, columns={"tags": "a|b", "duration": "12"})
+    assert embedding.embedding == (4, 7, 2, 5)
+
+
 def test_status_and_health(client: Client) -> None:
     assert [(row.version, row.state, row.error) for row in client.status()] == [
         (2, "AVAILABLE", ""),

@@ -74,10 +74,12 @@ def test_starts_from_popularity_with_embeddings_near_zero(content):
 
 def test_video_in_no_catalogue(tower, content):
     modality = content.modalities["text"]
-    known = tower.embed_features({"text": modality.values[:1]}, {"text": modality.lengths[:1]}, tf.constant([0]))
+    known = tower.embed_features(
+        {"text": modality.values[:1]}, {"text": modality.lengths[:1]}, tower.embed_columns([0])
+    )
     np.testing.assert_allclose(known, tower.embed_content(tf.constant([0])), atol=1e-6)
     # Row 2 has no kind either.
-    new = tower.embed_features({"text": modality.values[2:3]}, {"text": modality.lengths[2:3]}, tf.constant([-1]))
+    new = tower.embed_features({"text": modality.values[2:3]}, {"text": modality.lengths[2:3]})
     np.testing.assert_allclose(new, tower.embed_content(tf.constant([2])), atol=1e-6)
 
 
@@ -105,7 +107,9 @@ def test_lightgcn_propagates_ids_alone(content):
     by_id = np.concatenate([tastes, tower.appeal.embeddings.numpy()[rows]], axis=1)
     np.testing.assert_allclose(tower(rows), by_id + tower.embed_content(rows), atol=1e-5)
     features = tower.content.features(rows)
-    np.testing.assert_allclose(tower.embed_content(rows), tower.embed_features(*features, rows), atol=1e-6)
+    np.testing.assert_allclose(
+        tower.embed_content(rows), tower.embed_features(*features, tower.embed_columns(rows)), atol=1e-6
+    )
 
 
 def test_mmgcn_propagates_each_modality(content):
@@ -118,6 +122,6 @@ def test_mmgcn_propagates_each_modality(content):
     rows = np.array([1, 4, 0], np.int32)
     np.testing.assert_allclose(tower.embed_content(rows), tower.from_content(fused).numpy()[rows], atol=1e-5)
     # A video that is in no catalogue has no neighbours, like video 3, which nobody has watched.
-    new = tower.embed_features({"text": text[3:4]}, {"text": lengths[3:4]}, None)
+    new = tower.embed_features({"text": text[3:4]}, {"text": lengths[3:4]})
     np.testing.assert_allclose(new, tower.embed_content(tf.constant([3])), atol=1e-5)
-    assert np.abs(tower.embed_content(rows) - tower.embed_features(*tower.content.features(rows), rows)).max() > 0.01
+    assert np.abs(tower.embed_content(rows) - tower.embed_features(*tower.content.features(rows))).max() > 0.01

@@ -59,6 +59,7 @@ def read_catalog(table: Table, folder: Path, config: DataConfig, rejects: Reject
         columns=side.features,
         content=_read_content(folder / _CONTENT_FOLDER, videos, rejects, config.max_rejected),
         media=find_media(folder, {video_id: row for row, video_id in enumerate(ids)}, rejects),
+        text_columns=tuple(side.texts),
         safety=_safety(videos, rejects),
     )
     for group in (videos.file, MEDIA):

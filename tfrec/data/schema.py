@@ -132,6 +132,7 @@ class Catalog:
         columns: their side columns.
         content: embeddings the user brought, float `[num_videos, dim]` by name (memory-mapped).
         media: raw media by row number, for the videos that have any.
+        text_columns: names of the text columns that stand in `texts` after the prompt.
         safety: float32 `[num_videos]`, how safe a video is to show, 0 to 1; `BLOCKED` for one that may never be. None where
             the table says neither. No model learns from it.
     """
@@ -146,6 +147,7 @@ class Catalog:
     columns: FeatureColumns
     content: Mapping[str, FloatArray]
     media: Mapping[int, MediaSource]
+    text_columns: tuple[str, ...] = ()
     safety: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:

@@ -3,14 +3,15 @@
 `embed_video` does in the graph what the offline pipeline does for a cold video: encoders, VAE head, and what the index adds
 to the appeal of a video that nobody has watched, made just now. Any modality may be missing.
 
-Assumptions. `title` is the whole text: to repeat the offline pipeline, which joins title, tags, prompt and text columns with
-". ", a client joins them alike. Side columns are missing, and so are embeddings that the dataset brought itself. In
-`embed_video` the prompt counts as text only; in `embed_prompt`, asked before the video is rendered, as generation metadata only.
+`embed_video_row` takes whatever else a row of `videos.csv` says (side columns as cells, prompt, date of creation), and gives what
+the index holds of that video while nobody has watched it. In `embed_video` side columns and prompt are missing, the video is made
+just now, and `title` is the whole text, which the offline pipeline makes of title, tags, prompt and text columns by joining them
+with ". ". `embed_prompt` is asked before the video is rendered. Embeddings that the dataset brought itself are missing in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tfrec.config import FeaturesConfig
 from tfrec.data.schema import Catalog
 from tfrec.encoders.image import ImageEncoder
 from tfrec.encoders.text import TextEncoder
+from tfrec.export.column_input import Cells, ColumnInput, join_texts, split_list
 from tfrec.export.generation_input import GenerationInput
 from tfrec.export.log_requests import Inputs, SignatureCall, tensors
 from tfrec.export.media_input import decode_frames, decode_sound, pick_frames
@@ -49,6 +51,13 @@ VIDEO_SPECS = (
     tf.TensorSpec([None, None], tf.string, "frames"),
     tf.TensorSpec([None], tf.string, "audio"),
     *_METADATA_SPECS,
+)
+ROW_SPECS = (
+    *VIDEO_SPECS,
+    tf.TensorSpec([None], tf.string, "prompt"),
+    tf.TensorSpec([None], tf.int64, "created_at"),
+    tf.TensorSpec([None], tf.string, "column"),
+    tf.TensorSpec([None, None], tf.string, "value"),
 )
 PROMPT_SPECS = (tf.TensorSpec([None], tf.string, "prompt"), *_METADATA_SPECS)
 
@@ -129,13 +138,25 @@ class VideoEncoder:
         cold_videos: what embeds them.
         content: the features that it was trained on.
         encoders: which made them.
-        appeal: what the index adds to the last dimension of a new video.
+        videos: the catalogue, whose columns `embed_video_row` knows.
+        appeal: what the index adds to the last dimension of videos that nobody has watched: from their dates of creation, int64
+            `[B]` Unix seconds, 0 where unknown, to float32 `[B]`.
+        now: Unix seconds of publication.
     """
 
-    def __init__(self, cold_videos: ColdVideos, content: ContentFeatures, encoders: Encoders, appeal: float) -> None:
+    def __init__(
+        self,
+        cold_videos: ColdVideos,
+        content: ContentFeatures,
+        encoders: Encoders,
+        videos: Catalog,
+        appeal: Callable[[tf.Tensor], tf.Tensor],
+        now: int,
+    ) -> None:
         self._cold_videos = cold_videos
         self._encoders = encoders
-        self._appeal = appeal
+        self._columns, self._text_columns = ColumnInput(videos.columns), videos.text_columns
+        self._appeal, self._now = appeal, now
         self._shapes = {name: modality.values.shape[1:] for name, modality in content.modalities.items()}
         self.functions: Mapping[str, tf.types.experimental.ConcreteFunction] = self._trace()
         self.foreign_ops = set().union(*(foreign(function_ops(function)) for function in self.functions.values()))
@@ -163,7 +184,7 @@ class VideoEncoder:
         """
         root = tf.Module(name="video_encoder")
         root.weights = list({id(v): v for function in self.functions.values() for v in function.variables}.values())
-        root.modules = self._encoders.tracked()
+        root.modules = [*self._encoders.tracked(), self._columns]
         tf.saved_model.save(root, str(folder), self.functions)
 
     def warmup_calls(self, videos: Catalog, count: int) -> list[SignatureCall]:
@@ -173,7 +194,9 @@ class VideoEncoder:
             videos: the catalogue.
             count: requests wanted; signatures and batch sizes take turns.
         """
-        kinds = [(name, size) for size in _BATCH_SIZES for name in ("serving_default", "embed_prompt")]
+        kinds = [
+            (name, size) for size in _BATCH_SIZES for name in ("serving_default", "embed_video_row", "embed_prompt")
+        ]
         kinds = [kind for kind in kinds if kind[0] in self.functions]
         return [
             SignatureCall(name, self._example(videos, name, (number + np.arange(size)) % len(videos)))
@@ -183,7 +206,8 @@ class VideoEncoder:
     def _trace(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """One function per signature; `embed_prompt` where the catalogue has generation metadata."""
         embed_video = tf.function(self._embed_video, VIDEO_SPECS).get_concrete_function()
-        functions = {"serving_default": embed_video, "embed_video": embed_video}
+        embed_row = tf.function(self._embed_video_row, ROW_SPECS).get_concrete_function()
+        functions = {"serving_default": embed_video, "embed_video": embed_video, "embed_video_row": embed_row}
         if self._encoders.generation is not None:
             functions["embed_prompt"] = tf.function(self._embed_prompt, PROMPT_SPECS).get_concrete_function()
         return functions
@@ -196,17 +220,42 @@ class VideoEncoder:
         generate_method: tf.Tensor,
         gen_params: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        encoders = self._encoders
-        features = {}
+        features = self._features(title, frames, audio)
+        if self._encoders.generation is not None:
+            features[GENERATION] = self._encoders.generation(generate_method, gen_params)
+        return self._embed(features, tf.size(title))
+
+    def _embed_video_row(
+        self,
+        title: tf.Tensor,
+        frames: tf.Tensor,
+        audio: tf.Tensor,
+        generate_method: tf.Tensor,
+        gen_params: tf.Tensor,
+        prompt: tf.Tensor,
+        created_at: tf.Tensor,
+        column: tf.Tensor,
+        value: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        cells = Cells(column, value)
+        tags = tf.strings.reduce_join(split_list(cells["tags"]), axis=1, separator=", ")
+        text = join_texts([title, tags, prompt, *(cells[name] for name in self._text_columns)])
+        features = self._features(text, frames, audio)
+        if self._encoders.generation is not None:
+            features[GENERATION] = self._encoders.generation(generate_method, gen_params, prompt)
+        columns = self._cold_videos.embed_columns(*self._columns(cells))
+        return self._embed(features, tf.size(title), columns, created_at)
+
+    def _features(self, text: tf.Tensor, frames: tf.Tensor, audio: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """Those of text and media."""
+        encoders, features = self._encoders, {}
         if encoders.text is not None:
-            features["text"] = _encode_text(encoders.text, title)
+            features["text"] = _encode_text(encoders.text, text)
         if encoders.image is not None:
             features["video"] = _encode_frames(encoders.image, encoders.config, frames)
         if encoders.audio is not None:
             features["audio"] = _encode_sound(encoders.audio, encoders.config, audio)
-        if encoders.generation is not None:
-            features[GENERATION] = encoders.generation(generate_method, gen_params)
-        return self._embed(features, tf.size(title))
+        return features
 
     def _embed_prompt(
         self, prompt: tf.Tensor, generate_method: tf.Tensor, gen_params: tf.Tensor
@@ -215,17 +264,35 @@ class VideoEncoder:
         features = {GENERATION: self._encoders.generation(generate_method, gen_params, prompt)}
         return self._embed(features, tf.size(prompt))
 
-    def _embed(self, features: Features, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The outputs; modalities that are not among the features are missing."""
+    def _embed(
+        self,
+        features: Features,
+        count: tf.Tensor,
+        columns: tf.Tensor | None = None,
+        created_at: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """The outputs; modalities that are not among the features are missing.
+
+        Args:
+            features: of the videos.
+            count: how many they are.
+            columns: their side columns, for `ColdVideos.embed`.
+            created_at: int64 `[B]` Unix seconds, 0 for now, negative where unknown; None for now.
+        """
         missing = {
             name: (tf.zeros([count, *shape]), tf.zeros([count], tf.int32)) for name, shape in self._shapes.items()
         }
         present = missing | dict(features)
         values = {name: value for name, (value, _) in present.items()}
         lengths = {name: length for name, (_, length) in present.items()}
-        embedding, log_variance = self._cold_videos.embed(values, lengths, rows=None)
-        appeal = self._appeal * tf.one_hot(embedding.shape[1] - 1, embedding.shape[1])
-        return {"embedding": embedding + appeal, "log_variance": log_variance}
+        embedding, log_variance = self._cold_videos.embed(values, lengths, columns)
+        created_at = tf.zeros([count], tf.int64) if created_at is None else created_at
+        appeal = self._appeal(tf.where(created_at == 0, tf.constant(self._now, tf.int64), tf.maximum(created_at, 0)))
+        dim = embedding.shape[1]
+        return {
+            "embedding": embedding + appeal[:, tf.newaxis] * tf.one_hot(dim - 1, dim),
+            "log_variance": log_variance,
+        }
 
     def _example(self, videos: Catalog, signature: str, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Inputs made of some rows of the catalogue."""
@@ -241,16 +308,26 @@ class VideoEncoder:
         image, audio = self._encoders.config.image, self._encoders.config.audio
         jpeg = tf.io.encode_jpeg(tf.fill([image.image_size, image.image_size, 3], tf.constant(128, tf.uint8))).numpy()
         wav = tf.audio.encode_wav(tf.zeros([audio.sample_rate_hz, 1]), audio.sample_rate_hz).numpy()
+        details = {}
+        if signature == "embed_video_row":
+            names = videos.columns.names or ("tags",)
+            details = {
+                "prompt": videos.prompts[rows],
+                "created_at": videos.created_at[rows],
+                "column": np.array(names, object),
+                "value": np.full((len(rows), len(names)), "1", object),
+            }
         return {
-            "title": videos.texts[rows],
+            "title": videos.titles[rows] if details else videos.texts[rows],
             "frames": np.array([[jpeg] * image.num_frames] * len(rows), object),
             "audio": np.array([wav] * len(rows), object),  # `np.full` would cut zeros off its end
             **metadata,
+            **details,
         }
 
 
 def _encode_text(encoder: TextEncoder, title: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    text = tf.strings.regex_replace(tf.strings.strip(title), r"\.+$", "")  # as the catalogue joins its parts
+    text = join_texts([title])
     present = text != ""
     return tf.where(present[:, tf.newaxis], encoder(text), 0.0), tf.cast(present, tf.int32)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from tfrec.data.schema import FeatureColumns
@@ -37,24 +39,33 @@ class ColumnEmbedding(tf.keras.layers.Layer):
         """From int32 `[B]` row numbers, -1 unknown, to float32 `[B, width]`; an unknown row has every value missing."""
         known = rows >= 0
         safe = tf.maximum(rows, 0)
-        parts = [self._embed(name, tf.gather(codes, safe), known) for name, codes in self.codes.items()]
+        codes = {name: tf.gather(codes, safe) for name, codes in self.codes.items()}
+        codes = {
+            name: tf.where(known[:, None] if code.shape.rank == 2 else known, code, 0) for name, code in codes.items()
+        }
+        numbers = None
         if self.numbers is not None:
-            parts.append(tf.gather(self.numbers, safe) * tf.cast(known, tf.float32)[:, None])
-        return tf.concat(parts, axis=1)
+            numbers = tf.gather(self.numbers, safe) * tf.cast(known, tf.float32)[:, None]
+        return self.embed(codes, numbers)
 
     def missing(self) -> tf.Tensor:
         """float32 `[1, width]` of a row with every value missing; an exported graph of it holds no catalogue."""
-        none = tf.zeros([1, 1], tf.int32)
+        codes = {name: tf.zeros([1, 1] if name in self.list_names else [1], tf.int32) for name in self.tables}
+        return self.embed(codes, None if self.numbers is None else tf.zeros([1, self.numbers.shape[1]]))
+
+    def embed(self, codes: Mapping[str, tf.Tensor], numbers: tf.Tensor | None) -> tf.Tensor:
+        """Embeds values that may be in no table.
+
+        Args:
+            codes: by column, 0 = missing: int32 `[B]` of a categorical one, `[B, length]` of a list.
+            numbers: float32 `[B, 2 * num_numeric]`: each numeric column's standardised value, 0 where missing, and whether it is
+                there; None where no column is numeric.
+
+        Returns:
+            float32 `[B, width]`.
+        """
         parts = [
-            masked_mean(table(none), none > 0) if name in self.list_names else table(none[0])
+            masked_mean(table(codes[name]), codes[name] > 0) if name in self.list_names else table(codes[name])
             for name, table in self.tables.items()
         ]
-        if self.numbers is not None:
-            parts.append(tf.zeros([1, self.numbers.shape[1]]))
-        return tf.concat(parts, axis=1)
-
-    def _embed(self, name: str, codes: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
-        if name in self.list_names:
-            codes = tf.where(known[:, None], codes, 0)
-            return masked_mean(self.tables[name](codes), codes > 0)
-        return self.tables[name](tf.where(known, codes, 0))
+        return tf.concat(parts if numbers is None else [*parts, numbers], axis=1)

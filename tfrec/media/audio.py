@@ -21,6 +21,9 @@ from tfrec.media.plain_audio import SUFFIXES, read_plain_audio
 
 Waveform = NDArray[np.float32]
 
+_SAMPLES_AT_ONCE = 1 << 14
+"""That leave the resampler: a codec's own frames are so short that handling them costs as much as resampling."""
+
 
 def read_audio(
     paths: Sequence[Path],
@@ -101,8 +104,7 @@ class _Resampler:
         return rest + self._run(frame)
 
     def _new(self) -> Any:
-        return av.AudioResampler(format="flt", rate=self._rate)
+        return av.AudioResampler(format="fltp", rate=self._rate, frame_size=_SAMPLES_AT_ONCE)
 
     def _run(self, frame: Any) -> list[Waveform]:
-        packed = self._resampler.resample(frame)
-        return [part.to_ndarray().reshape(-1, part.layout.nb_channels).mean(axis=1) for part in packed]
+        return [part.to_ndarray().mean(axis=0) for part in self._resampler.resample(frame)]

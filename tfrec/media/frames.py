@@ -279,10 +279,10 @@ def _pixel_aspect(stream: Any) -> float:
 
 
 def _to_rgb(frame: Any) -> Frames:
-    if any(component.is_alpha for component in frame.format.components):
-        picture = _over_black(frame.to_ndarray(format="rgba"))
-    else:
-        picture = frame.to_ndarray(format="rgb24")
+    transparent = any(component.is_alpha for component in frame.format.components)
+    # One thread: to start more, as FFmpeg would for each frame, takes longer than to convert it.
+    converted = frame.reformat(format="rgba" if transparent else "rgb24", threads=1).to_ndarray()
+    picture = _over_black(converted) if transparent else converted
     return np.rot90(picture, round(frame.rotation / 90) % 4)
 
 

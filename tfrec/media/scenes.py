@@ -61,4 +61,4 @@ def _frames(container: Any, stream: Any, key_frames_only: bool, deadline: Deadli
 def _small(frame: Any) -> NDArray[np.uint8]:
     scale = min(1.0, _LONGER_SIDE / max(frame.width, frame.height))
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-    return frame.to_ndarray(format="bgr24", width=width, height=height)
+    return frame.reformat(width, height, "bgr24", threads=1).to_ndarray()

@@ -93,22 +93,27 @@ class ColdStartModel(Model):
         self.annealing_steps = float(config.annealing_epochs * steps_per_epoch)
 
     def embed(
-        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor | None
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], columns: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Embeds videos that may be in no catalogue.
 
         Args:
             values: content features by modality, `[B, dim]` or `[B, T, dim]`.
             lengths: int32 `[B]` by modality, 0 = missing.
-            rows: int32 `[B]`, rows of the catalogue whose side columns count, -1 for none; None if none of them has any.
+            columns: float32 `[B, width]`, their side columns, see `CandidateTower.embed_columns`; None if no video has any.
 
         Returns:
             Embeddings as `RetrievalModel.embed_catalogue` gives them, and the log-variance of their latents, float32
             `[B, D]` each.
         """
-        inputs, base = self._inputs(values, lengths, rows)
+        inputs, base = self._inputs(values, lengths, columns)
         latent = self._encode(inputs, base)
         return base + self.correction(latent.mean), latent.log_variance
+
+    def embed_columns(self, codes: Mapping[str, tf.Tensor], numbers: tf.Tensor | None) -> tf.Tensor | None:
+        """Side columns for `embed`; arguments as `ColumnEmbedding.embed`. None where the catalogue has none."""
+        columns = self._retrieval().candidate_tower.columns
+        return None if columns is None else columns.embed(codes, numbers)
 
     def embed_videos(self, videos: NDArray[np.int64], batch_size: int = 4096) -> NDArray[np.float32]:
         """float32 `[n, D]` for row numbers of the catalogue."""
@@ -126,8 +131,8 @@ class ColdStartModel(Model):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
     def _embed_rows(self, videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        values, lengths = self._retrieval().candidate_tower.content.features(videos)
-        return self.embed(values, lengths, videos)
+        tower = self._retrieval().candidate_tower
+        return self.embed(*tower.content.features(videos), tower.embed_columns(videos))
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Negative ELBO with annealed KL, the retrieval loss of the embeddings, and their distance to the tower's."""
@@ -135,7 +140,7 @@ class ColdStartModel(Model):
         candidates, targets = batch_candidates(inputs)
         values, lengths = retrieval.candidate_tower.content.features(candidates)
         values, lengths = self._some_unrendered(values, lengths, candidates, training)
-        features, base = self._inputs(values, lengths, candidates)
+        features, base = self._inputs(values, lengths, retrieval.candidate_tower.embed_columns(candidates))
         latent = self._encode(self.dropout(features, training=training), base)
         deviation = tf.exp(0.5 * latent.log_variance)
         sample = latent.mean + deviation * self.noise.normal(tf.shape(deviation)) if training else latent.mean
@@ -184,7 +189,7 @@ class ColdStartModel(Model):
         return values, {name: length if name == GENERATION else length * rendered for name, length in lengths.items()}
 
     def _inputs(
-        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor | None
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], columns: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Standardised pooled content `[B, sum of widths]`, and the candidate tower's embedding without id `[B, D]`."""
         tower = self._retrieval().candidate_tower
@@ -194,7 +199,7 @@ class ColdStartModel(Model):
             if value.shape.rank == 3:
                 value = masked_mean(value, tf.sequence_mask(lengths[name], tf.shape(value)[1]))
             pooled.append(value * tf.cast(lengths[name] > 0, tf.float32)[:, None])
-        return tf.concat(pooled, axis=1), tower.embed_features(values, lengths, rows)
+        return tf.concat(pooled, axis=1), tower.embed_features(values, lengths, columns)
 
     def _encode(self, features: tf.Tensor, base: tf.Tensor) -> Latent:
         return _normal(self.moments(self.encoder(tf.concat([features, base], axis=1))))

@@ -53,7 +53,7 @@ class ColdVideos:
         return Layout(0 if self.block is None else self.block.dim)
 
     def embed(
-        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], rows: tf.Tensor | None
+        self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], columns: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Embeds videos that may be in no catalogue; arguments as `ColdStartModel.embed`.
 
@@ -61,12 +61,16 @@ class ColdVideos:
             Embeddings, and the log-variance of the latents behind them, float32 `[B, content_dim + D]` each. Content is no
             draw: its variance counts as the least one that there is.
         """
-        learned, log_variance = self.head.embed(values, lengths, rows)
+        learned, log_variance = self.head.embed(values, lengths, columns)
         if self.block is None:
             return self._joined(learned, log_variance, None), log_variance
         certain = [[0, 0], [self.block.dim, 0]]
         padded = tf.pad(log_variance, certain, constant_values=LEAST_LOG_VARIANCE)
         return self._joined(learned, log_variance, self.block.embed(values, lengths)), padded
+
+    def embed_columns(self, codes: Mapping[str, tf.Tensor], numbers: tf.Tensor | None) -> tf.Tensor | None:
+        """Side columns for `embed`; arguments as `ColumnEmbedding.embed`. None where the catalogue has none."""
+        return self.head.embed_columns(codes, numbers)
 
     def embed_videos(self, videos: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 `[n, content_dim + D]` for row numbers of the catalogue."""

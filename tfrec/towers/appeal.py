@@ -79,11 +79,18 @@ class Appeal(tf.keras.layers.Layer):
         trend = tf.einsum("h,hc->c", self.trend_weights, trends)
         if self.created_at is None:
             return trend
-        return trend + self._fresh(videos, tf.constant([now], tf.int64))[0]
+        return trend + self._fresh(tf.gather(self.created_at, videos), tf.constant([now], tf.int64))[0]
 
-    def of_new(self) -> float:
-        """Appeal of a video that was made this moment and that nobody has watched."""
-        return 0.0 if self.created_at is None else float(self.freshness(tf.zeros([1, 1]))[0, 0, 0])
+    def of_unwatched(self, created_at: tf.Tensor, now: int) -> tf.Tensor:
+        """Appeal after the training part, float32 `[B]`, of videos that nobody has watched.
+
+        Args:
+            created_at: int64 `[B]` Unix seconds, 0 where unknown.
+            now: Unix seconds.
+        """
+        if self.created_at is None:
+            return tf.zeros(tf.shape(created_at))
+        return self._fresh(created_at, tf.constant([now], tf.int64))[0]
 
     def _at_periods(self, videos: tf.Tensor) -> tf.Tensor:
         """float32 `[num_periods, C]`: by the counts before each period."""
@@ -91,11 +98,10 @@ class Appeal(tf.keras.layers.Layer):
         exists = tf.cast(tf.gather(self.exists_from, videos) <= ends[:, None], tf.float32)
         trends = tf.cast(tf.gather(self.trends[:, :-1], videos, axis=2), tf.float32)
         appeal = tf.einsum("h,hpc->pc", self.trend_weights, trends) + (1.0 - exists) * MASKED
-        return appeal if self.created_at is None else appeal + self._fresh(videos, ends)
+        return appeal if self.created_at is None else appeal + self._fresh(tf.gather(self.created_at, videos), ends)
 
-    def _fresh(self, videos: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+    def _fresh(self, created: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
         """float32 `[times, C]`, 0 where the date of creation is unknown."""
-        created = tf.gather(self.created_at, videos)
         days = tf.cast(tf.maximum(times[:, None] - created, 0), tf.float32) / SECONDS_PER_DAY
         return tf.where(created > 0, self.freshness(days)[:, :, 0], 0.0)
 

@@ -77,13 +77,17 @@ class CandidateTower(tf.keras.layers.Layer):
     def embed_content(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The part of the embedding that does not come from the id: float32 `[B, embedding_dim]`, 0 without content."""
         content = None if self.content is None else self.content(videos, training=training)
-        return self._without_id(content, videos)
+        return tf.zeros([tf.size(videos), 1]) + self._without_id(content, self.embed_columns(videos))
+
+    def embed_columns(self, videos: tf.Tensor) -> tf.Tensor | None:
+        """Side columns of rows of the catalogue, float32 `[B, width]`; None where it has none."""
+        return None if self.columns is None else self.columns(videos)
 
     def embed_features(
         self,
         values: Mapping[str, tf.Tensor],
         lengths: Mapping[str, tf.Tensor],
-        rows: tf.Tensor | None,
+        columns: tf.Tensor | None = None,
         training: bool = False,
     ) -> tf.Tensor:
         """The same from features, for videos that are in no catalogue yet.
@@ -91,16 +95,16 @@ class CandidateTower(tf.keras.layers.Layer):
         Args:
             values: content features by modality, as `ContentTower.embed` takes them.
             lengths: int32 `[B]` by modality, 0 = missing.
-            rows: int32 `[B]` whose side columns count, -1 for none; None if none of them has any.
+            columns: float32 `[B, width]` side columns as `ColumnEmbedding` gives them; None if no video has any.
             training: whether dropout is on.
         """
         content = None if self.content is None else self.content.embed(values, lengths, training=training)
-        return self._without_id(content, rows)
+        return self._without_id(content, columns)
 
-    def _without_id(self, content: tf.Tensor | None, rows: tf.Tensor | None) -> tf.Tensor:
-        total = tf.zeros([1 if rows is None else tf.size(rows), self.ids.output_dim + 1])
+    def _without_id(self, content: tf.Tensor | None, columns: tf.Tensor | None) -> tf.Tensor:
+        total = tf.zeros([1, self.ids.output_dim + 1])
         if content is not None:
             total += self.from_content(content)
         if self.columns is not None:
-            total += self.from_columns(self.columns.missing() if rows is None else self.columns(rows))
+            total += self.from_columns(self.columns.missing() if columns is None else columns)
         return total
