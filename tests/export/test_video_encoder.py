@@ -170,7 +170,7 @@ def offline(platform: Platform, row: int, *modalities: str, columns: tf.Tensor |
 
 def jpeg(picture: np.ndarray) -> bytes:
     """With its colours at full resolution: pictures as small as these lose them otherwise."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    options = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return cv2.imencode(".jpg", picture[..., ::-1], options)[1].tobytes()
 
 
@@ -308,7 +308,7 @@ print(*served["embedding"].numpy()[0])
     done = subprocess.run(command, capture_output=True, text=True, env=clean)
     assert done.returncode == 0, done.stderr
     frames = np.array([inputs["frames"][0, 0], b""], object)
-    same = request(platform, 1, frames=frames, generate_method="text2video", gen_params=[0.5, np.nan])
+    same = request(platform, 1, title="a dog", frames=frames, generate_method="text2video", gen_params=[0.5, np.nan])
     expected = platform.encoder.call("embed_video", same)["embedding"][0]
     np.testing.assert_allclose([float(number) for number in done.stdout.split()], expected, atol=1e-4)
 

@@ -96,6 +96,9 @@ def test_freshness(interactions):
 
     published = layer.published(VIDEOS, START + 10 * DAY)
     np.testing.assert_allclose(published, [fresh(13), 0, fresh(310)], rtol=1e-3)
+    created = tf.constant([START - 3 * DAY, 0, START + 11 * DAY], tf.int64)
+    new = layer.of_unwatched(created, START + 10 * DAY)
+    np.testing.assert_allclose(new, [fresh(13), 0, fresh(0)], rtol=1e-3)
     # During training, the age at the end of the period counts.
     at_end = [fresh(3 + 1000 / DAY), 0, fresh(300 + 1000 / DAY)]
     np.testing.assert_allclose(appeal_at(layer, 950)[0], at_end, rtol=1e-3)
