@@ -104,7 +104,8 @@ class _Resampler:
         return rest + self._run(frame)
 
     def _new(self) -> Any:
-        return av.AudioResampler(format="fltp", rate=self._rate, frame_size=_SAMPLES_AT_ONCE)
+        return av.AudioResampler(format="flt", rate=self._rate, frame_size=_SAMPLES_AT_ONCE)
 
     def _run(self, frame: Any) -> list[Waveform]:
-        return [part.to_ndarray().mean(axis=0) for part in self._resampler.resample(frame)]
+        packed = self._resampler.resample(frame)
+        return [part.to_ndarray().reshape(-1, part.layout.nb_channels).mean(axis=1) for part in packed]
