@@ -75,7 +75,7 @@ def test_starts_from_popularity_with_embeddings_near_zero(content):
 def test_video_in_no_catalogue(tower, content):
     modality = content.modalities["text"]
     known = tower.embed_features(
-        {"text": modality.values[:1]}, {"text": modality.lengths[:1]}, tower.embed_columns([0])
+        {"text": modality.values[:1]}, {"text": modality.lengths[:1]}, tower.embed_columns(tf.constant([0]))
     )
     np.testing.assert_allclose(known, tower.embed_content(tf.constant([0])), atol=1e-6)
     # Row 2 has no kind either.
