@@ -132,7 +132,8 @@ class ColdStartModel(Model):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
     def _embed_rows(self, videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tower = self._retrieval().candidate_tower
-        return self.embed(*tower.content.features(videos), tower.embed_columns(videos))
+        values, lengths = tower.content.features(videos)
+        return self.embed(values, lengths, tower.embed_columns(videos))
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Negative ELBO with annealed KL, the retrieval loss of the embeddings, and their distance to the tower's."""
