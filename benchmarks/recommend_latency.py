@@ -103,6 +103,7 @@ def make_recommender(
             video_ids=dataset.videos.ids,
             query_tower=retrieval.query_tower,
             video_embeddings=ranking.video_embeddings,
+            history_embeddings=ranking.history_embeddings,
             is_cold=dataset.interactions.train_counts == 0,
             ranking=ranking,
             index=PortableIndex(embeddings, leaves, searched),

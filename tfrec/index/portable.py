@@ -24,6 +24,8 @@ from tfrec.index.base import NO_ROW, Index, SearchResult, checked_embeddings
 from tfrec.index.partition import Partition
 
 INT8_MAX = 127
+PARALLEL_QUERIES = 32
+"""Queries of a batch under way at once; TensorFlow's 10 let a second core wait."""
 
 
 class PortableIndex(Index):
@@ -67,7 +69,8 @@ class PortableIndex(Index):
 
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> SearchResult:
         affinity = tf.matmul(queries, self.centroids, transpose_b=True)
-        leaves = tf.math.top_k(affinity, self.leaves_to_search, sorted=False).indices
+        # Best first: the heap of the last top-k then holds high scores early, and hardly changes afterwards.
+        leaves = tf.math.top_k(affinity, self.leaves_to_search).indices
         starts, sizes = tf.unstack(tf.gather(self.runs, leaves), axis=-1)
         scores, places = self._best_places(queries * self.step, starts, sizes, k)
         # Places count along the runs of the query; beyond their end lies the run of empty slots.
@@ -95,7 +98,9 @@ class PortableIndex(Index):
             return best.values, best.indices
 
         outputs = (tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32))
-        return tf.map_fn(search_one, (queries, boxes), fn_output_signature=outputs)
+        return tf.map_fn(
+            search_one, (queries, boxes), fn_output_signature=outputs, parallel_iterations=PARALLEL_QUERIES
+        )
 
 
 def _int8_step(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
