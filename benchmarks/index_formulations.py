@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tfrec.index.partition import Partition, partition
 
 K = 100
+GROUP = 8
+"""Scores in a group."""
 
 Matrix = NDArray[np.float32]
 Search = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -21,10 +23,12 @@ Best = tuple[tf.Tensor, tf.Tensor]
 def formulations(embeddings: Matrix, leaves: Partition, leaves_to_search: int) -> dict[str, Search]:
     """The forms that are not in use, by name."""
     tables = LeafTables(embeddings, leaves, leaves_to_search)
+    fewest_scores = np.sort(leaves.sizes)[:leaves_to_search].sum()
+    by_groups = {"groups' maxima, then top-k": unrolled_slices(tables, top=_top_by_groups)}
     return {
+        **(by_groups if fewest_scores // GROUP >= K else {}),
         "leaves in any order": unrolled_slices(tables, best_first=False),
         "10 queries under way": unrolled_slices(tables, parallel=10),
-        "groups' maxima, then top-k": unrolled_slices(tables, top=_top_by_groups),
         "k-th score, then top-k": unrolled_slices(tables, top=_top_by_nth),
         "leaves joined, one product": unrolled_slices(tables, joined=True),
         "MapDefun": unrolled_slices(tables, loop="defun"),
@@ -108,7 +112,10 @@ def unrolled_slices(
         if loop == "map":
             outputs = (tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32))
             scores, places = tf.map_fn(
-                lambda one: search_one(*one), (queries, boxes), outputs, parallel_iterations=parallel
+                lambda one: search_one(*one),
+                (queries, boxes),
+                fn_output_signature=outputs,
+                parallel_iterations=parallel,
             )
         else:
             specs = [tf.TensorSpec([vectors.shape[1]], tf.float32), tf.TensorSpec([2 * count, 2], tf.int32)]
@@ -120,8 +127,9 @@ def unrolled_slices(
                 output_shapes=[[K], [K]],
                 f=body,
             )
-        positions = tables.positions(leaves)
-        return scores, tf.gather(tables.rows, tf.gather(positions, places, batch_dims=1).to_tensor())
+        ends = tf.cumsum(sizes, axis=1)
+        run = tf.searchsorted(ends, places, side="right")
+        return scores, tf.gather(tables.rows, places + tf.gather(starts - ends + sizes, run, batch_dims=1))
 
     return search
 
@@ -131,10 +139,10 @@ def _top(scores: tf.Tensor) -> Best:
     return best.values, best.indices
 
 
-def _top_by_groups(scores: tf.Tensor, size: int = 8) -> Best:
+def _top_by_groups(scores: tf.Tensor) -> Best:
     """Nothing below the `K`-th largest maximum of groups of scores can be among the best."""
-    whole = tf.size(scores) // size * size
-    maxima = tf.reduce_max(tf.reshape(scores[:whole], [size, -1]), axis=0)
+    whole = tf.size(scores) // GROUP * GROUP
+    maxima = tf.reduce_max(tf.reshape(scores[:whole], [GROUP, -1]), axis=0)
     return _top_from(scores, tf.reduce_min(tf.math.top_k(maxima, K, sorted=False).values))
 
 
@@ -151,7 +159,7 @@ def _top_from(scores: tf.Tensor, least: tf.Tensor) -> Best:
 def ragged_gather_per_query(tables: LeafTables) -> Search:
     """Gathers (copies) the leaves of one query after the other."""
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def search(queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = tables.positions(tables.best_leaves(queries))
         vectors = tf.convert_to_tensor(tables.vectors)
@@ -169,7 +177,7 @@ def ragged_gather_per_query(tables: LeafTables) -> Search:
 def flat_ragged_gather(tables: LeafTables) -> Search:
     """Gathers (copies) the leaves of the whole batch at once, without a loop."""
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def search(queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = tables.positions(tables.best_leaves(queries))
         vectors = tf.gather(tf.convert_to_tensor(tables.vectors), positions.flat_values)
@@ -190,7 +198,7 @@ def padded_blocks(tables: LeafTables) -> Search:
     blocks = tf.Variable(np.where(inside[..., np.newaxis], tables.vectors.numpy()[places], 0))
     rows = tf.Variable(np.where(inside, tables.rows.numpy()[places], -1))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def search(queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         leaves = tables.best_leaves(queries)
         scores = tf.einsum("bswd,bd->bsw", tf.gather(blocks, leaves), queries)
@@ -258,7 +266,7 @@ def projected_first_pass(tables: LeafTables, width: int = 16) -> Search:
     axes = np.linalg.eigh(np.cov(vectors[:: max(1, len(vectors) // 50_000)].T))[1][:, -width:].astype(np.float32)
     projected = tf.Variable(vectors @ axes)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def search(queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = tables.positions(tables.best_leaves(queries))
         short, full = tf.convert_to_tensor(projected), tf.convert_to_tensor(tables.vectors)
