@@ -45,6 +45,7 @@ BAD = [
     (AudioConfig, {"lowest_hz": 8_000}, "lowest_hz, highest_hz"),
     (QueryConfig, {"num_heads": 0}, "num_heads"),
     (QueryConfig, {"half_life_days": 0.0}, "half_life_days"),
+    (QueryConfig, {"age_bias": True}, "age_bias"),
     (QueryConfig, {"user_id_dropout": 1.0}, "user_id_dropout"),
     (CandidateConfig, {"id_dropout": 1.0}, "id_dropout"),
     (CandidateConfig, {"modality_dropout": 1.0}, "modality_dropout"),

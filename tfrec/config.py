@@ -271,6 +271,7 @@ class QueryConfig:
         num_heads: attention heads, of `attention` and `transformer`.
         num_blocks: blocks of the `transformer`.
         hidden_units: width inside its feed-forward networks.
+        age_bias: whether its attention weighs events by their age besides their distance.
         half_life_days: half-life of an event's weight, for `decay`; learned from this start.
         user_ids: whether known users have an embedding of their own beside their history.
         event_kinds: whether click, finish and like embed differently (the served signature carries no kinds).
@@ -285,6 +286,7 @@ class QueryConfig:
     num_heads: int = 2
     num_blocks: int = 2
     hidden_units: int = 128
+    age_bias: bool = False
     half_life_days: float = 7.0
     user_ids: bool = True
     event_kinds: bool = False
@@ -295,6 +297,8 @@ class QueryConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "history_length", "num_heads", "num_blocks", "hidden_units", "half_life_days")
         _require_share(self, "user_id_dropout", "dropout")
+        reads_ages = self.encoder == "transformer" or not self.age_bias
+        _require(reads_ages, "age_bias", self.age_bias, f"false with the encoder {self.encoder}; `transformer` has one")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfrec.layers.transformer import CausalTransformer, RootMeanSquareNormalization
+from tfrec.layers.transformer import CausalTransformer, RootMeanSquareNormalization, age_buckets
 
 UNITS, LENGTH = 4, 6
 
@@ -71,6 +71,31 @@ def test_one_block_equals_numpy():
     steps = steps + block.joined(np.concatenate(joined, axis=1).astype(np.float32)).numpy()
     steps = steps + block.out(block.hidden(normalised(steps, block.before_hidden.scale))).numpy()
     np.testing.assert_allclose(layer(STEPS)[0], normalised(steps, layer.normalise.scale), atol=1e-4)
+
+
+def test_age_bias_chooses_among_steps_that_distance_takes_for_equal():
+    """Only the bucket of a day has a bias, so attention is on the step that is a day old and hears nothing of the others."""
+    layer = make_transformer(num_blocks=1, max_distance=0, age_bias=True)
+    ages = np.full((2, LENGTH, LENGTH), 30.0, np.float32)
+    ages[:, :, 2] = 1.0
+    bias = np.zeros_like(layer.blocks[0].age_bias)
+    bias[:, 11] = 100  # 1024 to 2047 minutes
+    layer.blocks[0].age_bias.assign(bias)
+    before = layer(STEPS, ages=ages).numpy()
+    for place in (0, 1, 3, 4):
+        np.testing.assert_allclose(layer(_moved(place), ages=ages)[:, -1], before[:, -1], atol=1e-5)
+    assert np.abs(layer(_moved(2), ages=ages)[:, -1] - before[:, -1]).max() > 1e-3
+
+
+def _moved(place: int) -> np.ndarray:
+    changed = STEPS.copy()
+    changed[:, place] += 1
+    return changed
+
+
+def test_buckets_of_ages():
+    minutes = np.array([-1440, 0, 0.9, 1.1, 2.9, 3.1, 1030, 1440, 1e9], np.float32)
+    assert age_buckets(minutes / 1440).numpy().tolist() == [0, 1, 1, 2, 2, 3, 11, 11, 23]
 
 
 def test_normalisation_by_hand():

@@ -17,8 +17,12 @@ TIMES = np.array([10.0, 11.0, 15.0, 15.5, 40.0, 41.0])
 EVENTS = [3, 1, 4, 1, 5]
 
 
-def make_tower(encoder: str) -> SequenceTower:
-    config = QueryConfig(encoder=encoder, history_length=LENGTH, event_kinds=True)
+ENCODERS = (*SEQUENCE_ENCODERS, "transformer with age bias")
+
+
+def make_tower(name: str) -> SequenceTower:
+    encoder = name.split()[0]
+    config = QueryConfig(encoder=encoder, history_length=LENGTH, event_kinds=True, age_bias=name != encoder)
     tower = SequenceTower(config, DIM, 3, FeatureColumns.none(), dropout=0.0)
     tower(*ask(EVENTS))
     draw = np.random.default_rng(0)
@@ -42,10 +46,10 @@ def ask(videos: list[int], now: float | None = None, kinds: list[int] | None = N
 
 @pytest.fixture(scope="module")
 def towers() -> dict[str, SequenceTower]:
-    return {encoder: make_tower(encoder) for encoder in SEQUENCE_ENCODERS}
+    return {encoder: make_tower(encoder) for encoder in ENCODERS}
 
 
-@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_step_answers_as_if_the_request_came_then(towers, encoder):
     steps = towers[encoder].every_step(*ask(EVENTS)).numpy()
     assert steps.shape == (1, 1 + LENGTH, DIM)
@@ -54,7 +58,7 @@ def test_every_step_answers_as_if_the_request_came_then(towers, encoder):
         np.testing.assert_allclose(towers[encoder](*ask(EVENTS[:length])), steps[:, length], atol=1e-5)
 
 
-@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_later_events_never_change_earlier_steps(towers, encoder):
     before = towers[encoder].every_step(*ask(EVENTS)).numpy()
     for place in range(LENGTH):
@@ -65,14 +69,14 @@ def test_later_events_never_change_earlier_steps(towers, encoder):
         assert np.abs(after[:, place + 1] - before[:, place + 1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_moment_of_the_request_counts_at_the_last_step_alone(towers, encoder):
     soon, late = (towers[encoder].every_step(*ask(EVENTS, now=now)).numpy() for now in (41, 400))
     np.testing.assert_allclose(soon[:, :-1], late[:, :-1], atol=1e-4)
     assert np.abs(soon[:, -1] - late[:, -1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_who_asks_is_known_from_the_start(towers, encoder):
     query, events = ask(EVENTS)
     known = towers[encoder].every_step(query, events).numpy()

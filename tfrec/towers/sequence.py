@@ -48,6 +48,7 @@ class SequenceTower(tf.keras.layers.Layer):
         self.start = self.add_weight("start", (embedding_dim,), initializer="random_normal")
         self.dropout = Dropout(dropout)
         self.encoder = _make_encoder(config, embedding_dim, dropout)
+        self.age_bias = config.age_bias
 
     def call(self, query: Query, events: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds `B` requests.
@@ -69,8 +70,12 @@ class SequenceTower(tf.keras.layers.Layer):
         Returns:
             float32 `[B, 1 + T, embedding_dim]`: at 0 before the first event, at i after event i; padding has no meaning.
         """
-        steps = tf.concat([self._start(query, training)[:, None], self._events(query, events)], axis=1)
-        outputs = compiled(self.encoder)(self.dropout(steps, training=training), training=training)
+        age = tf.where(query.history >= 0, query.history_age, 0.0)
+        following = tf.pad(age[:, 1:], [[0, 0], [0, 1]])  # of the next event, or of the request
+        steps = self._events(query, events, age - following)
+        steps = tf.concat([self._start(query, training)[:, None], steps], axis=1)
+        seen = {"ages": _ages(age, following)} if self.age_bias else {}
+        outputs = compiled(self.encoder)(self.dropout(steps, training=training), training=training, **seen)
         return tf.concat([outputs[:, :, :-1], tf.ones_like(outputs[:, :, :1])], axis=2)
 
     def _start(self, query: Query, training: bool) -> tf.Tensor:
@@ -81,21 +86,37 @@ class SequenceTower(tf.keras.layers.Layer):
             start += self.ids(query.user + 1) * known * self.show_id(tf.shape(known), training=training)
         return start if self.columns is None else start + self.from_columns(self.columns(query.user))
 
-    def _events(self, query: Query, events: tf.Tensor) -> tf.Tensor:
-        """float32 `[B, T, embedding_dim]`: what was watched, how, and how long before the next event or the request."""
+    def _events(self, query: Query, events: tf.Tensor, gaps: tf.Tensor) -> tf.Tensor:
+        """float32 `[B, T, embedding_dim]`: what was watched, how, and how many days before the next event or the request."""
         # The last dimension, a video's appeal, is no taste of who watched it. Tables start small, steps must not.
         steps = events * tf.concat([tf.ones([self.units - 1]), tf.zeros([1])], axis=0) * self.units**0.5
         if self.kinds is not None:
             steps += self.kinds(query.history_kind)
-        age = tf.where(query.history >= 0, query.history_age, 0.0)
-        following = tf.pad(age[:, 1:], [[0, 0], [0, 1]])
-        return steps + self.time(tf.maximum(age - following, 0.0))
+        return steps + self.time(tf.maximum(gaps, 0.0))
+
+
+def _ages(age: tf.Tensor, following: tf.Tensor) -> tf.Tensor:
+    """How old each step is, in days, at the moment that each step answers for: float32 `[B, 1 + T, 1 + T]`, -1 for the start.
+
+    Args:
+        age: float32 `[B, T]` of the events at the request.
+        following: the same of what came next after each.
+    """
+    answered = tf.concat([age[:, :1], following], axis=1)
+    ages = tf.maximum(age[:, None, :] - answered[:, :, None], 0.0)
+    return tf.pad(ages, [[0, 0], [0, 0], [1, 0]], constant_values=-1.0)
 
 
 def _make_encoder(config: QueryConfig, units: int, dropout: float) -> tf.keras.layers.Layer:
     if config.encoder == "transformer":
         return CausalTransformer(
-            units, config.num_blocks, config.num_heads, config.hidden_units, config.history_length, dropout
+            units,
+            config.num_blocks,
+            config.num_heads,
+            config.hidden_units,
+            config.history_length,
+            dropout,
+            config.age_bias,
         )
     layer = {"gru": tf.keras.layers.GRU, "lstm": tf.keras.layers.LSTM}[config.encoder]
     return tf.keras.Sequential([layer(units, return_sequences=True), Dense(units)])
