@@ -11,7 +11,7 @@ UNITS, LENGTH = 4, 6
 def make_transformer(**options) -> CausalTransformer:
     settings = {"units": UNITS, "num_blocks": 2, "num_heads": 2, "hidden_units": 8, "max_distance": 3, "dropout": 0.5}
     layer = CausalTransformer(**settings | options)
-    layer(tf.zeros([1, LENGTH, UNITS]))
+    layer(tf.zeros([1, LENGTH, UNITS]), ages=tf.zeros([1, LENGTH, LENGTH]))
     draw = np.random.default_rng(1)
     for weight in layer.trainable_variables:
         weight.assign(draw.normal(scale=0.7, size=weight.shape))
