@@ -47,11 +47,13 @@ def train(arguments: list[str]) -> None:
     import tfrec  # noqa: F401  (before TensorFlow)
     from tfrec import console
     from tfrec.cluster import connected
-    from tfrec.ray_training import Crew, train_on_ray
+    from tfrec.ray_training import RayWorkers, train_on_ray
 
-    crew = Crew(options.num_workers, options.num_cpus_per_worker, options.num_gpus_per_worker, options.max_losses)
+    workers = RayWorkers(
+        options.num_workers, options.num_cpus_per_worker, options.num_gpus_per_worker, options.max_losses
+    )
     with connected(options.address):
-        output = train_on_ray(config, crew)
+        output = train_on_ray(config, workers)
     console.show_results(json.loads((output / "metrics.json").read_text()), output)
 
 

@@ -29,7 +29,7 @@ except ImportError as missing:
 
 
 @dataclass(frozen=True)
-class Crew:
+class RayWorkers:
     """What trains.
 
     Args:
@@ -45,12 +45,12 @@ class Crew:
     max_losses: int = 3
 
 
-def train_on_ray(config: TrainConfig, crew: Crew) -> Path:
+def train_on_ray(config: TrainConfig, workers: RayWorkers) -> Path:
     """Runs every stage on the cluster that this process is connected to.
 
     Args:
         config: of the run; its files and folders must be the same for all nodes and this process.
-        crew: the workers.
+        workers: where it runs.
 
     Returns:
         The run's folder.
@@ -75,17 +75,17 @@ def train_on_ray(config: TrainConfig, crew: Crew) -> Path:
         train_loop_config={
             "config": replace(config, output=output, resume=True),
             "folder": os.getcwd(),
-            "threads": crew.num_cpus,
+            "threads": workers.num_cpus,
         },
         scaling_config=ScalingConfig(
-            num_workers=crew.num_workers,
-            use_gpu=crew.num_gpus > 0,
-            resources_per_worker={"CPU": crew.num_cpus, **({"GPU": crew.num_gpus} if crew.num_gpus else {})},
+            num_workers=workers.num_workers,
+            use_gpu=workers.num_gpus > 0,
+            resources_per_worker={"CPU": workers.num_cpus, **({"GPU": workers.num_gpus} if workers.num_gpus else {})},
         ),
         run_config=RunConfig(
             name="train",
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=crew.max_losses),
+            failure_config=FailureConfig(max_failures=workers.max_losses),
             worker_runtime_env={"env_vars": environment},
         ),
     )
