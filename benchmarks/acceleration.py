@@ -18,7 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import tensorflow as tf
+
+import tfrec  # noqa: F401  (chooses Keras 2)
+
+import tensorflow as tf  # isort: skip
 from rich.table import Table
 
 from tfrec.config import AccelerationConfig, EvaluationConfig, TrainConfig

@@ -34,7 +34,7 @@ MIN_SHARD_BYTES = 256 << 10
 """Variables smaller than two shards stay whole: the layers' weights, and states of generators, which cannot be cut."""
 
 _CHIEF_PATIENCE_SECONDS = 30.0
-_CHIEF_POLL_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,18 @@ def open_chief() -> ParameterServers:
     """Connects to the parameter servers and workers that `TF_CONFIG` names; returns when all are there."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     spec = resolver.cluster_spec()
+    _let_calls_fail()
     tf.config.threading.set_inter_op_parallelism_threads(_num_threads(spec))
+    for address in (address for task in ("ps", "worker") for address in spec.job_tasks(task)):
+        while not _reachable(address):
+            time.sleep(_POLL_SECONDS)
     partitioner = tf.distribute.experimental.partitioners.MinSizePartitioner(MIN_SHARD_BYTES, spec.num_tasks("ps"))
     return ParameterServers(tf.distribute.ParameterServerStrategy(resolver, partitioner))
+
+
+def _let_calls_fail() -> None:
+    """A call to a task that is gone fails, and does not wait for it; the chief would else wait for a lost worker to return."""
+    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
 
 
 def _num_threads(spec: tf.train.ClusterSpec) -> int:
@@ -129,9 +138,7 @@ def serve() -> None:
     console.print("The chief is gone.")
 
 
-def wait_while_alive(
-    address: str, patience: float = _CHIEF_PATIENCE_SECONDS, poll: float = _CHIEF_POLL_SECONDS
-) -> None:
+def wait_while_alive(address: str, patience: float = _CHIEF_PATIENCE_SECONDS, poll: float = _POLL_SECONDS) -> None:
     """Waits for a task to appear, and then until it cannot be reached for some time.
 
     Args:
