@@ -128,9 +128,7 @@ def serve() -> None:
     """What tasks of type `ps` and `worker` do: they serve the chief, until it is gone."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     spec, task, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
-    os.environ.setdefault(
-        "GRPC_FAIL_FAST", "use_caller"
-    )  # a call to a task that is gone is to fail, not to wait for it
+    _let_calls_fail()
     config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=_num_threads(spec))
     server = tf.distribute.Server(spec, job_name=task, task_index=index, protocol="grpc", config=config, start=True)
     console.print(f"{task} {index} serves at {server.target.removeprefix('grpc://')}")
