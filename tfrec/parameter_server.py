@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import time
@@ -111,7 +112,10 @@ def open_chief() -> ParameterServers:
         while not _reachable(address):
             time.sleep(_POLL_SECONDS)
     partitioner = tf.distribute.experimental.partitioners.MinSizePartitioner(MIN_SHARD_BYTES, spec.num_tasks("ps"))
-    return ParameterServers(tf.distribute.ParameterServerStrategy(resolver, partitioner))
+    strategy = tf.distribute.ParameterServerStrategy(resolver, partitioner)
+    # There is one coordinator per strategy, and its destructor would wait for lost workers to come back: it is never called.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(tf.distribute.coordinator.ClusterCoordinator(strategy)))
+    return ParameterServers(strategy)
 
 
 def _let_calls_fail() -> None:
