@@ -94,6 +94,7 @@ def measure(name: str, config: TrainConfig, users: int) -> dict[str, float]:
 
     from tfrec.data.dataset import load_dataset
     from tfrec.evaluation.evaluate import evaluate
+    from tfrec.evaluation.ranking import InnerProducts
     from tfrec.features.content import ContentFeatures
     from tfrec.pipeline import Stages
     from tfrec.run import RunFolder
@@ -119,7 +120,7 @@ def measure(name: str, config: TrainConfig, users: int) -> dict[str, float]:
         embeddings = model.publish(model.embed_catalogue(), int(task.timestamp.min()))
         table = tf.constant(embeddings)
         queries = np.concatenate([np.asarray(model.embed_queries(query, table)) for query in stages.queries(task)])
-    results = evaluate(lambda positions: queries[positions] @ embeddings.T, task, config.evaluation)["retrieval"]
+    results = evaluate(InnerProducts(queries, embeddings), task, config.evaluation)["retrieval"]
     return {"recall@10": results["recall@10"], "ndcg@10": results["ndcg@10"], "seconds": seconds}
 
 

@@ -16,7 +16,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from tfrec.data.dataset import load_dataset
 from tfrec.data.input_pipeline import HistoryLog, Query, RetrievalBatches
 from tfrec.data.schema import Dataset, Part
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, make_task, rank_catalogue
+from tfrec.evaluation.ranking import InnerProducts
 from tfrec.evaluation.references import training_weights
 from tfrec.features.content import ContentFeatures
 from tfrec.models.retrieval import RetrievalModel
@@ -124,14 +124,9 @@ def tfrec_epochs(dataset: Dataset, batches: RetrievalBatches, task: EvaluationTa
         videos = model.embed_catalogue()
         queries = np.asarray(model.embed_queries(query, tf.constant(videos)))
         published = model.publish(videos, int(task.timestamp.min()))
-        evaluate(partial(scores, queries, published), task, MEASURE)
+        evaluate(InnerProducts(queries, published), task, MEASURE)
         yield time.perf_counter() - start
         epoch += 1
-
-
-def scores(queries: np.ndarray[Any, Any], videos: np.ndarray[Any, Any], positions: Any) -> np.ndarray[Any, Any]:
-    """Inner products of the queries at some positions with all videos."""
-    return np.asarray(queries[positions] @ videos.T)
 
 
 def bpr_seconds(dataset: Dataset, iterations: int = 20) -> float:
@@ -187,7 +182,7 @@ def evaluation_row(num_candidates: int, num_users: int = 1024) -> list[str]:
     targets = generator.integers(num_candidates, size=num_users)
     task = synthetic_task(num_users, num_candidates, targets)
     blocks = [block for block in (128, 4096, 65_536) if block < 4 * num_candidates]
-    sides = [lambda: rank_catalogue(partial(scores, queries, videos), task, 100)]
+    sides = [lambda: rank_catalogue(InnerProducts(queries, videos), task, 100)]
     asked = slice(0, num_users if num_candidates < 100_000 else 128)
     for block in blocks:
         metric = tfrs.metrics.FactorizedTopK(tf.data.Dataset.from_tensor_slices(videos).batch(block), ks=(20, 100))

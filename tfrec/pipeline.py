@@ -33,6 +33,7 @@ from tfrec.evaluation import metrics
 from tfrec.evaluation.content import category_accuracy, category_column
 from tfrec.evaluation.evaluate import EvaluationTask, evaluate, final_part, make_task
 from tfrec.evaluation.examples import SLATE_SHOWN, ExampleSlates
+from tfrec.evaluation.ranking import InnerProducts
 from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle
 from tfrec.evaluation.report import ExampleSlate
 from tfrec.export.log_requests import SignatureCall, task_requests
@@ -738,20 +739,13 @@ class Stages:
         return np.concatenate([np.asarray(retrieval.embed_queries(query, table)) for query in queries])
 
     def _evaluate(self, task: EvaluationTask, queries: NDArray[np.float32], tables: Tables) -> dict[str, Metrics]:
-        return evaluate(
-            lambda positions: tables.layout.scores(queries[positions], tables.videos),
-            task,
-            self.config.evaluation,
-            self.config.seed,
-        )
+        scores = InnerProducts(queries, tables.videos, tables.layout)
+        return evaluate(scores, task, self.config.evaluation, self.config.seed)
 
     def _recall(self, task: EvaluationTask, queries: NDArray[np.float32], tables: Tables, slice_name: str) -> float:
         """Recall@20 without all that a report wants besides."""
-        results = evaluate(
-            lambda positions: tables.layout.scores(queries[positions], tables.videos),
-            task,
-            EvaluationConfig(top_k=[10, 20], bootstrap_samples=1),
-        )
+        scores = InnerProducts(queries, tables.videos, tables.layout)
+        results = evaluate(scores, task, EvaluationConfig(top_k=[10, 20], bootstrap_samples=1))
         return float(results[slice_name]["recall@20"])
 
     def _ranking_events(self) -> dict[Use, NDArray[np.int64]]:

@@ -13,7 +13,6 @@ another video for each user: the same in every run, and a baseline without an op
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,17 +23,10 @@ from scipy import sparse
 from tfrec.config import EvaluationConfig
 from tfrec.data.schema import Interactions, Part
 from tfrec.evaluation import metrics
-
-ScoresOf = Callable[[NDArray[np.int64]], NDArray[Any]]
-"""Positions in the task, int64 `[B]` -> scores, float `[B, num_videos]`."""
+from tfrec.evaluation.ranking import ScoresOf, rank_candidates
 
 BIAS_K = 20
 """Slots of a slate whose popularity bias is measured."""
-
-BATCH_BYTES = 2**25
-"""Size of a batch of float32 scores."""
-
-TIE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -148,97 +140,7 @@ def rank_catalogue(
     """
     if candidates is None:
         candidates = np.ones(len(task.train_counts), bool)
-    top = np.full((len(task), k), -1, np.int32)
-    columns = _Columns(candidates)
-    for positions, scores in _batches(scores_of, task, batch_size):
-        top[positions] = columns.top_k(scores, task.seen[positions], task.users[positions], k)
-    return top
-
-
-def _batches(
-    scores_of: ScoresOf, task: EvaluationTask, batch_size: int | None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    num_videos = len(task.train_counts)
-    size = batch_size or int(np.clip(BATCH_BYTES // (4 * num_videos), 1, 1024))
-    for start in range(0, len(task), size):
-        positions = np.arange(start, min(start + size, len(task)))
-        scores = np.asarray(scores_of(positions), np.float32)
-        if scores.shape != (len(positions), num_videos):
-            raise ValueError(f"`scores_of` must return [{len(positions)}, {num_videos}]. Received: {scores.shape}.")
-        if np.isnan(scores).any():
-            raise ValueError("Scores hold NaN, so nothing can be ranked by them. Check the loss and the features.")
-        yield positions, scores
-
-
-class _Columns:
-    """The candidates, and the ring they form: equal scores are ordered along it, from where the user starts."""
-
-    def __init__(self, candidates: NDArray[np.bool_]) -> None:
-        self._videos = np.flatnonzero(candidates)
-        self._column = np.full(len(candidates), -1)
-        self._column[self._videos] = np.arange(len(self._videos))
-        self._ring = np.random.default_rng(TIE_SEED).permutation(self._videos).astype(np.int32)
-        self._place = np.empty(len(self._videos), np.int64)
-        self._place[self._column[self._ring]] = np.arange(len(self._videos))
-
-    def top_k(
-        self, scores: NDArray[np.float32], seen: sparse.csr_matrix, users: NDArray[np.int32], k: int
-    ) -> NDArray[np.int32]:
-        """int32 `[B, k]` row numbers of the best candidates not in `seen`, -1 where they ran out."""
-        values, size = np.take(scores, self._videos, axis=1), max(len(self._videos), 1)
-        row, column = np.repeat(np.arange(len(values)), np.diff(seen.indptr)), self._column[seen.indices]
-        values[row[column >= 0], column[column >= 0]] = -np.inf
-        row, column = np.divmod(np.flatnonzero(values >= _bounds(values, k)), size)
-        start = users * _HASH % size
-        priority = (self._place[column] + start[row]) % size
-        best = _largest(row, _keys(values[row, column], priority), (len(values), k))
-        place = ((best & _LOW_BITS) - start[:, None]) % size
-        return np.where(best == _NONE, -1, np.append(self._ring, -1)[place])
-
-
-_HASH = np.int64(2_654_435_761)
-"""Spreads successive numbers over the ring (Knuth, The Art of Computer Programming 3, 6.4)."""
-
-_NONE = np.iinfo(np.int64).min
-_LOW_BITS = 0x7FFFFFFF
-
-
-def _bounds(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """float32 `[B, 1]` that the k largest finite values of each row reach, and few more.
-
-    The k-th largest of the maxima of disjoint blocks is such a bound.
-    """
-    lowest = np.finfo(np.float32).min
-    num_rows, num_values = values.shape
-    num_blocks = max(4 * k, 1024)
-    if num_values < 2 * num_blocks:
-        return np.full((num_rows, 1), lowest)
-    whole = values[:, : num_values - num_values % num_blocks]
-    maxima = whole.reshape(num_rows, num_values // num_blocks, num_blocks).max(axis=1)
-    return np.maximum(np.partition(maxima, -k, axis=1)[:, -k, None], lowest)
-
-
-def _keys(values: NDArray[np.float32], priority: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Integers in the order of the values, and of their priority where these are equal: its bits are the low ones."""
-    bits = (values + np.float32(0)).view(np.int32)  # adding 0 makes -0 the same as 0
-    ordered = bits ^ (bits >> 31 & _LOW_BITS)  # the bits of negative floats rise as the number falls
-    return ordered.astype(np.int64) << 32 | priority
-
-
-def _largest(row: NDArray[np.int64], keys: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """int64 `shape`: the largest keys of each row in descending order, `_NONE` where there are no more.
-
-    Args:
-        row: of each key, ascending.
-        keys: all different within a row.
-        shape: rows and keys per row.
-    """
-    num_rows, k = shape
-    counts = np.bincount(row, minlength=num_rows)
-    first = np.cumsum(counts) - counts
-    table = np.full((num_rows, max(k, counts.max(initial=0))), _NONE)
-    table[row, np.arange(len(row)) - first[row]] = keys
-    return np.sort(table, axis=1)[:, ::-1][:, :k]
+    return rank_candidates(scores_of, task.users, task.seen, {"all": candidates}, k, batch_size)["all"]
 
 
 def evaluate(
@@ -251,7 +153,7 @@ def evaluate(
     """Ranks the catalogue by `scores_of` and measures the slates.
 
     Args:
-        scores_of: scores for positions in the task; called once for each.
+        scores_of: scores for positions in the task, asked once for each; `InnerProducts` take the least time and memory.
         task: the requests.
         config: cut-offs and resamples.
         seed: of the resamples.
@@ -268,9 +170,10 @@ def evaluate(
     config = config or EvaluationConfig()
     started = time.perf_counter()
     slices = _slices(task)
-    slates = _rank_slices(scores_of, task, slices, max(config.top_k), batch_size)
+    candidates = {name: part.candidates for name, part in slices.items()}
+    slates = rank_candidates(scores_of, task.users, task.seen, candidates, max(config.top_k), batch_size)
     seconds = time.perf_counter() - started
-    results = {name: _measure(slates[name], part, task, config, seed) for name, part in slices.items()}
+    results = {name: _measure(slates[name][part.positions], part, task, config, seed) for name, part in slices.items()}
     results["retrieval"]["users_per_second"] = len(task) / seconds
     return results
 
@@ -295,20 +198,6 @@ def _slice(task: EvaluationTask, candidates: NDArray[np.bool_]) -> _Slice:
     relevant.eliminate_zeros()
     positions = np.flatnonzero(np.diff(relevant.indptr))
     return _Slice(candidates, positions, relevant[positions])
-
-
-def _rank_slices(
-    scores_of: ScoresOf, task: EvaluationTask, slices: Mapping[str, _Slice], k: int, batch_size: int | None
-) -> dict[str, NDArray[np.int32]]:
-    """Slates of every slice, from one pass over the scores."""
-    columns = {name: _Columns(part.candidates) for name, part in slices.items()}
-    slates: dict[str, list[NDArray[np.int32]]] = {name: [np.empty((0, k), np.int32)] for name in slices}
-    for positions, scores in _batches(scores_of, task, batch_size):
-        for name, part in slices.items():
-            asked = np.isin(positions, part.positions, assume_unique=True)
-            rows = positions[asked]
-            slates[name].append(columns[name].top_k(scores[asked], task.seen[rows], task.users[rows], k))
-    return {name: np.concatenate(rows) for name, rows in slates.items()}
 
 
 def _measure(
