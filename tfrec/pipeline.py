@@ -157,6 +157,7 @@ class Stages:
             config.num_uniform_negatives,
             config.max_examples_per_user,
             self.config.seed,
+            max_positives=RetrievalBatches.max_positives if config.mask_positives or config.num_hard_negatives else 0,
             user_exponent=config.user_exponent,
             num_popular_negatives=config.num_popular_negatives,
             pool_size=POOL_PER_HARD_NEGATIVE * config.num_hard_negatives,

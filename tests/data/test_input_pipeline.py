@@ -18,7 +18,9 @@ def as_lists(value):
     """Tensors as lists, queries as dicts."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
-    return {name: as_lists(part) for name, part in value.items()} if isinstance(value, dict) else value.numpy().tolist()
+    if isinstance(value, dict):
+        return {name: as_lists(part) for name, part in value.items()}
+    return value.to_list() if isinstance(value, tf.RaggedTensor) else value.numpy().tolist()
 
 
 def events_of(batches):
@@ -196,7 +198,7 @@ def test_epoch_equals_literal_examples(make_interactions):
             "video": 2,
             "positives": [1, 3, 2],
         },
-        {**common, "user": 1, "video": 1, "positives": [1, -1, -1]},
+        {**common, "user": 1, "video": 1, "positives": [1]},
     ]
 
 
@@ -272,6 +274,8 @@ def test_positives_are_those_nearest_in_time(make_interactions):
         5: [2, 3, 4, 5],
     }
     assert batch["negatives"].shape == (0,)
+    (batch,) = replace(batches, max_positives=0).epoch(0)
+    assert as_lists(batch["positives"]) == [[]] * 6
 
 
 def test_negatives_are_drawn_uniformly_from_warm_videos(busy, batches):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec.layers.pooling import MASKED
-from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
+from tfrec.layers.sampled_softmax import inclusion_log_probability, positives_mask, softmax_cross_entropy
 
 
 def log_probability(frequency: list[float], batch_size: int, num_uniform: int) -> np.ndarray:
@@ -36,18 +36,26 @@ def test_agrees_with_monte_carlo():
 
 
 def test_masks_other_positives():
-    logits = tf.reshape(tf.range(8, dtype=tf.float32), [2, 4])
     candidates = tf.constant([7, 2, 9, 0])  # of a catalogue of ten
-    positives = tf.constant([[2, 7, 5, -1], [9, 9, 0, -1]])
-    masked = mask_positives(logits, candidates, positives, targets=tf.constant([0, 3]), num_videos=10)
-    # User 0 watched 2 besides the target 7, and 5, which is no candidate; user 1 watched 9 besides the target 0.
-    np.testing.assert_array_equal(masked, [[0, MASKED, 2, 3], [4, 5, MASKED, 7]])
+    positives = tf.ragged.constant([[2, 7, 5], [], [9, 9, 0]], dtype=tf.int32)
+    mask = positives_mask(candidates, positives, targets=tf.constant([0, 0, 3]), num_videos=10)
+    # User 0 watched 2 besides the target 7, and 5, which is no candidate; user 2 watched 9 twice besides the target 0.
+    np.testing.assert_array_equal(mask, [[0, MASKED, 0, 0], [0, 0, 0, 0], [0, 0, 2 * MASKED, 0]])
 
 
-def test_padding_masks_nothing():
-    logits = tf.ones([2, 2])
-    masked = mask_positives(logits, tf.constant([0, 1]), tf.fill([2, 3], -1), tf.constant([0, 1]), num_videos=2)
-    np.testing.assert_array_equal(masked, logits)
+def test_nothing_but_targets_masks_nothing():
+    positives = tf.ragged.constant([[0], [1]], dtype=tf.int32)
+    mask = positives_mask(tf.constant([0, 1]), positives, targets=tf.constant([0, 1]), num_videos=2)
+    np.testing.assert_array_equal(mask, tf.zeros([2, 2]))
+
+
+def test_cross_entropy_and_its_gradient():
+    logits, targets = tf.constant([[0.0, np.log(3.0), MASKED], [MASKED, MASKED, 7.0]], tf.float32), tf.constant([0, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = softmax_cross_entropy(targets, logits)
+    np.testing.assert_allclose(loss, [np.log(4), 0], atol=1e-6)
+    np.testing.assert_allclose(tape.gradient(loss, logits), [[1 / 4 - 1, 3 / 4, 0], [0, 0, 0]], atol=1e-6)
 
 
 def test_correction_recovers_the_full_softmax():

@@ -11,7 +11,7 @@ from tfrec.data.input_pipeline import HistoryLog, RetrievalBatches
 from tfrec.data.schema import Part
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.pooling import MASKED
-from tfrec.layers.sampled_softmax import mask_positives
+from tfrec.layers.sampled_softmax import positives_mask
 from tfrec.models.retrieval import RetrievalModel, batch_candidates
 
 NO_CONTENT = ContentFeatures({}, {})
@@ -146,7 +146,7 @@ def test_score_is_the_mean_of_the_ensemble(dataset, calm):
     np.testing.assert_allclose(np.mean(members, axis=0), queries @ offered.T + appeal - offered[:, -1], atol=1e-4)
     losses = []
     for logits in members:
-        scores = mask_positives(logits / 0.5, candidates, batch["positives"], targets, model.num_videos)
+        scores = logits / 0.5 + positives_mask(candidates, batch["positives"], targets, model.num_videos)
         losses.append(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, scores))
     np.testing.assert_allclose(model.compute_loss(batch), np.mean(losses), rtol=1e-4)
 

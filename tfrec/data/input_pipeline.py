@@ -164,7 +164,7 @@ class RetrievalBatches:
         num_uniform_negatives: negatives per batch; the whole of the warm catalogue where it is not larger.
         max_examples_per_user: examples that an epoch takes from one user, other ones each epoch; 0 takes all.
         seed: of the permutations and draws.
-        max_positives: other positives of the user that are masked, those nearest in time.
+        max_positives: positives of the user that a batch names for each target, those nearest in time; 0 for none.
         user_exponent: an epoch takes n to this power, rounded, of the n examples of a user.
         num_popular_negatives: further negatives, drawn by `popularity`, where they are a sample.
         pool_size: uniform draws that hard negatives are sought among; `pool` of a batch, where negatives are a sample.
@@ -238,7 +238,8 @@ class RetrievalBatches:
         """Batches of one epoch, counted from 0, or shares of them.
 
         Returns:
-            Dicts of `query` (Query), `video` int32 `[B]`, `positives` int32 `[B, max_positives]` and `negatives` int32 `[U]`.
+            Dicts of `query` (Query), `video` int32 `[B]`, `positives` int32 `[B, None]` (at
+            most `max_positives` each) and `negatives` int32 `[U]`.
             A share has the queries and positives of its own rows, `video` of the whole batch, since every replica scores
             against all candidates, and `rows`, int32: which of `video` are the targets of its queries.
         """
@@ -284,7 +285,7 @@ class RetrievalBatches:
                 **rows,
             }
 
-        return batch
+        return tf.function(batch, autograph=False)  # traced once, and not for every epoch
 
     def _pool(self, warm: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
         if not self.pool_size or not self.samples_catalogue:
@@ -294,12 +295,11 @@ class RetrievalBatches:
         return {"pool": tf.gather(warm, picks)}
 
     def _positives(self, log: HistoryLog, user: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
-        """int32 `[B, max_positives]`: what the user watched around the event, -1 padding."""
+        """Ragged int32 `[B, None]`: what the user watched around the event."""
         start, end = tf.gather(log.offsets, user), tf.gather(log.offsets, user + 1)
         first = tf.maximum(tf.minimum(event - self.max_positives // 2, end - self.max_positives), start)
-        position = first[:, None] + tf.range(self.max_positives, dtype=tf.int64)
-        present = position < end[:, None]
-        return tf.where(present, tf.gather(log.video, tf.where(present, position, 0)), -1)
+        positions = tf.ragged.range(first, tf.minimum(first + self.max_positives, end))
+        return positions.with_flat_values(tf.gather(log.video, positions.flat_values))
 
     def _negatives(self, warm: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
         if not self.samples_catalogue:

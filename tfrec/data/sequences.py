@@ -118,7 +118,7 @@ class SequenceBatches:
                 "negatives": self._negatives(warm, step),
             }
 
-        return batch
+        return tf.function(batch, autograph=False)  # traced once, and not for every epoch
 
     def _window_start(self, number: tf.Tensor, windows: tf.Tensor, past: tf.Tensor) -> tf.Tensor:
         """int64 `[B]`: where windows begin among the events of their users.

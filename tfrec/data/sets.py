@@ -112,7 +112,7 @@ class SetBatches:
                 "negatives": self._negatives(warm, draw),
             }
 
-        return batch
+        return tf.function(batch, autograph=False)  # traced once, and not for every epoch
 
     def _negatives(self, warm: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
         if self.num_uniform_negatives >= len(self.warm_videos):

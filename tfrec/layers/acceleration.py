@@ -55,6 +55,11 @@ class Dense(tf.keras.layers.Dense):
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 
 
+def is_compiled() -> bool:
+    """Whether `compiled` compiles."""
+    return _current.get().xla
+
+
 def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """A function of tensors that XLA compiles where that is asked for; a layer that it calls must be built by then.
 

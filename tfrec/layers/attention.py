@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfrec.layers.acceleration import Dense
+from tfrec.layers.gathered import Gathered
 from tfrec.layers.pooling import masked_softmax
 
 
@@ -50,11 +51,11 @@ class TimeAwareAttention(tf.keras.layers.Layer):
         self.rank = tf.keras.layers.Embedding(length + 1, units, embeddings_initializer="zeros")
         self.score = tf.keras.layers.Dense(num_heads, use_bias=False)
 
-    def call(self, events: tf.Tensor, mask: tf.Tensor, age: tf.Tensor, ordered: bool) -> tf.Tensor:
+    def call(self, events: tf.Tensor | Gathered, mask: tf.Tensor, age: tf.Tensor, ordered: bool) -> tf.Tensor:
         """Pools the history.
 
         Args:
-            events: float `[B, T, units]`, oldest first, padding at the end.
+            events: float `[B, T, units]`, perhaps not gathered yet; oldest first, padding at the end.
             mask: bool `[B, T]`.
             age: float `[B, T]`, days.
             ordered: whether age and order mean anything; a set has neither.
@@ -62,11 +63,11 @@ class TimeAwareAttention(tf.keras.layers.Layer):
         Returns:
             `[B, units]`, zeros for an empty history.
         """
-        hidden = self.hidden(events)
+        events = Gathered.of(events)
+        hidden = events.map(self.hidden).rows()
         if ordered:
             remaining = tf.reverse(tf.cumsum(tf.reverse(tf.cast(mask, tf.int32), [1]), axis=1), [1])
             hidden += self.time(age) + self.rank(remaining)
         weights = masked_softmax(self.score(tf.nn.tanh(hidden)), mask[:, :, None])
-        width = events.shape[-1] // self.num_heads
-        heads = tf.reshape(events, [*tf.unstack(tf.shape(events)[:2]), self.num_heads, width])
-        return tf.reshape(tf.einsum("bth,bthd->bhd", weights, heads), [-1, events.shape[-1]])
+        heads = zip(tf.split(events.table, self.num_heads, axis=-1), tf.unstack(weights, axis=2), strict=True)
+        return tf.concat([Gathered(table, events.places).weighted_sum(share, mask) for table, share in heads], axis=1)

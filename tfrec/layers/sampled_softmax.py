@@ -38,23 +38,30 @@ def inclusion_log_probability(
     return tf.math.log(-tf.math.expm1(missed))
 
 
-def mask_positives(
-    logits: tf.Tensor, candidates: tf.Tensor, positives: tf.Tensor, targets: tf.Tensor, num_videos: int
-) -> tf.Tensor:
-    """Takes the user's other positives out of the softmax: they are no negatives.
+def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """float32 `[B]`: minus the log-probability of each target, int32 `[B]` places among float32 `[B, C]` logits.
+
+    With its gradient it takes half the time on a CPU that `tf.nn.sparse_softmax_cross_entropy_with_logits` does, which has no
+    vector instructions there.
+    """
+    return tf.reduce_logsumexp(logits, axis=1) - tf.gather(logits, targets, batch_dims=1)
+
+
+def positives_mask(candidates: tf.Tensor, positives: tf.RaggedTensor, targets: tf.Tensor, num_videos: int) -> tf.Tensor:
+    """Takes the user's other positives out of the softmax, when added to the logits: they are no negatives.
 
     Args:
-        logits: float `[B, C]`.
         candidates: int32 `[C]`, distinct row numbers.
-        positives: int32 `[B, P]`, row numbers of what each user watched, -1 padding.
+        positives: int32 `[B, None]`, row numbers of what each user watched.
         targets: int32 `[B]`, places in `candidates` that stay as they are.
         num_videos: size of the catalogue.
 
     Returns:
-        `logits` with `MASKED` at the other positives.
+        float32 `[B, C]`: at most `MASKED` at the other positives, 0 elsewhere.
     """
-    place = tf.tensor_scatter_nd_update(tf.fill([num_videos], -1), candidates[:, None], tf.range(tf.size(candidates)))
-    column = tf.where(positives >= 0, tf.gather(place, tf.maximum(positives, 0)), -1)
-    found = tf.where((column >= 0) & (column != targets[:, None]))
-    cells = tf.stack([found[:, 0], tf.cast(tf.gather_nd(column, found), tf.int64)], axis=1)
-    return tf.tensor_scatter_nd_update(logits, cells, tf.fill([tf.shape(cells)[0]], MASKED))
+    num_candidates, rows = tf.size(candidates), tf.cast(positives.value_rowids(), tf.int32)
+    place = tf.tensor_scatter_nd_update(tf.fill([num_videos], -1), candidates[:, None], tf.range(num_candidates))
+    column = tf.gather(place, positives.flat_values)
+    others = tf.where((column >= 0) & (column != tf.gather(targets, rows)))[:, 0]
+    cells = tf.stack([tf.gather(rows, others), tf.gather(column, others)], axis=1)
+    return tf.scatter_nd(cells, tf.fill([tf.size(others)], MASKED), tf.stack([tf.size(targets), num_candidates]))

@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from tfrec.layers.pooling import masked_mean
+from tfrec.layers.gathered import Gathered
 
 
 class TimeDecay(tf.keras.layers.Layer):
@@ -22,11 +22,11 @@ class TimeDecay(tf.keras.layers.Layer):
         rate = math.log(2) / half_life_days
         self.raw_rate = self.add_weight("raw_rate", (), initializer=tf.constant_initializer(math.log(math.expm1(rate))))
 
-    def call(self, values: tf.Tensor, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
+    def call(self, values: tf.Tensor | Gathered, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
         """Pools the history.
 
         Args:
-            values: float `[B, T, dim]`.
+            values: float `[B, T, dim]`, perhaps not gathered yet.
             mask: bool `[B, T]`.
             age: float `[B, T]`, days.
 
@@ -36,6 +36,5 @@ class TimeDecay(tf.keras.layers.Layer):
         # Ages count from the latest event: a common factor cancels, and a user long away does not underflow to 0.
         latest = tf.reduce_min(tf.where(mask, age, age.dtype.max), axis=1, keepdims=True)
         weights = tf.exp(-tf.nn.softplus(self.raw_rate) * tf.where(mask, age - latest, 0.0)) * tf.cast(mask, tf.float32)
-        mean = masked_mean(values * weights[:, :, None], mask)
-        share = masked_mean(weights[:, :, None], mask)
-        return tf.math.divide_no_nan(mean, share)
+        total = Gathered.of(values).weighted_sum(weights, mask)
+        return tf.math.divide_no_nan(total, tf.reduce_sum(weights, axis=1, keepdims=True))

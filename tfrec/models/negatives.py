@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfrec.layers.sampled_softmax import mask_positives
+from tfrec.layers.sampled_softmax import positives_mask
 
 POOL_PER_HARD_NEGATIVE = 8
 """Uniform draws among which a hard negative is sought."""
@@ -122,7 +122,7 @@ def hard_negatives(
     pool: tf.Tensor,
     score: Callable[[tf.Tensor], tf.Tensor],
     candidates: tf.Tensor,
-    positives: tf.Tensor,
+    positives: tf.RaggedTensor,
     count: int,
     num_videos: int,
 ) -> tf.Tensor:
@@ -136,7 +136,7 @@ def hard_negatives(
         pool: int32 `[P]` row numbers, drawn uniformly, of which some may be equal.
         score: logits float32 `[B, P']` of the queries with int32 `[P']` videos.
         candidates: int32 `[C]`, distinct: those that are there already.
-        positives: int32 `[B, N]`, what each user watched, -1 padding; it does not count for them.
+        positives: ragged int32 `[B, None]`, what each user watched; it does not count for them.
         count: how many are wanted.
         num_videos: size of the catalogue.
 
@@ -147,7 +147,7 @@ def hard_negatives(
     pool = tf.unique(pool)[0]
     pool = tf.boolean_mask(pool, ~tf.gather(present, pool))
     nobody = tf.fill([tf.shape(queries)[0]], -1)
-    logits = mask_positives(score(pool), pool, positives, nobody, num_videos)
+    logits = score(pool) + positives_mask(pool, positives, nobody, num_videos)
     shares = tf.reduce_sum(tf.nn.softmax(logits), axis=0)
     best = tf.math.top_k(shares, tf.minimum(count, tf.size(pool))).indices
     return tf.stop_gradient(tf.gather(pool, best))

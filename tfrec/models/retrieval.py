@@ -16,9 +16,10 @@ from tfrec.data.input_pipeline import Query, RetrievalBatches
 from tfrec.data.schema import Dataset
 from tfrec.errors import TfrecError
 from tfrec.features.content import ContentFeatures
+from tfrec.layers.gathered import Gathered
 from tfrec.layers.gbce import generalised_bce
 from tfrec.layers.pairwise import bayesian_personalised_ranking
-from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
+from tfrec.layers.sampled_softmax import inclusion_log_probability, positives_mask, softmax_cross_entropy
 from tfrec.models.base import Model
 from tfrec.models.negatives import POOL_PER_HARD_NEGATIVE, CandidateQueue, StreamingFrequency, hard_negatives
 from tfrec.towers.appeal import Appeal
@@ -158,18 +159,18 @@ class RetrievalModel(Model):
             frequency, targets = tf.gather(self.streaming.in_batch, candidates), targets / num_targets
         return inclusion_log_probability(frequency, targets, uniform, self.num_warm, missed)
 
-    def _embed_batch(self, candidates: tf.Tensor, history: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def _embed_batch(self, candidates: tf.Tensor, history: tf.Tensor, training: bool) -> tuple[tf.Tensor, Gathered]:
         """Embeddings of int32 `[C]` candidates and of the videos in `[B, T]` histories, each embedded once."""
         if self.history_tower is not self.candidate_tower:
             videos, places = tf.unique(tf.reshape(history, [-1]))
             watched = self.history_tower(tf.maximum(videos, 0), training=training)
             embeddings = self.candidate_tower(candidates, training=training)
-            return embeddings, tf.gather(watched, tf.reshape(places, tf.shape(history)))
+            return embeddings, Gathered(watched, tf.reshape(places, tf.shape(history)))
         videos, places = tf.unique(tf.concat([candidates, tf.reshape(history, [-1])], axis=0))
         embeddings = self.candidate_tower(tf.maximum(videos, 0), training=training)
         num_candidates = tf.size(candidates)
-        events = tf.gather(embeddings, tf.reshape(places[num_candidates:], tf.shape(history)))
-        return embeddings[:num_candidates], events
+        events = Gathered(embeddings, tf.reshape(places[num_candidates:], tf.shape(history)))
+        return tf.split(embeddings, [num_candidates, -1])[0], events  # the gradient of a slice would take longer
 
     def softmax_loss(
         self,
@@ -195,11 +196,10 @@ class RetrievalModel(Model):
         if self.frequency is not None:
             num_targets = tf.cast(tf.size(inputs["video"]), tf.float32)
             logits -= self._log_inclusion(candidates, num_targets, draws)
-        losses = []
-        for member in tf.unstack(logits):
-            if self.config.mask_positives:
-                member = mask_positives(member, candidates, inputs["positives"], targets, self.num_videos)
-            losses.append(tf.reduce_mean(self.target_losses(member, targets, tf.size(candidates))))
+        if self.config.mask_positives:
+            logits += positives_mask(candidates, inputs["positives"], targets, self.num_videos)
+        members = tf.unstack(logits)
+        losses = [tf.reduce_mean(self.target_losses(member, targets, tf.size(candidates))) for member in members]
         return tf.add_n(losses) / len(losses)
 
     def target_losses(self, logits: tf.Tensor, targets: tf.Tensor, num_candidates: tf.Tensor) -> tf.Tensor:
@@ -211,7 +211,7 @@ class RetrievalModel(Model):
             num_candidates: distinct candidates, of all of which one is the target.
         """
         if self.config.loss == "softmax":
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+            return softmax_cross_entropy(targets, logits)
         if self.config.loss == "bpr":
             return bayesian_personalised_ranking(targets, logits)
         rate = tf.cast(num_candidates - 1, tf.float32) / max(self.num_warm - 1, 1)
@@ -222,7 +222,7 @@ class RetrievalModel(Model):
         """float32 `[ensemble_size, B, C]`: what each part of the embedding alone makes of a score; their mean is the score."""
         size = self.config.ensemble_size
         if size == 1:
-            return tf.matmul(queries, embeddings, transpose_b=True)[None]
+            return tf.expand_dims(tf.matmul(queries, embeddings, transpose_b=True), 0)
         asked, offered = (tf.stack(tf.split(table[:, :-1], size, axis=1)) for table in (queries, embeddings))
         return size * tf.matmul(asked, offered, transpose_b=True) + embeddings[:, -1]
 

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrec.data.input_pipeline import Query
-from tfrec.layers.sampled_softmax import inclusion_log_probability, mask_positives
+from tfrec.layers.sampled_softmax import inclusion_log_probability, positives_mask
 from tfrec.models.base import mean_over_replicas
 from tfrec.models.retrieval import RetrievalModel
 
@@ -40,12 +40,12 @@ class SetRetrievalModel(RetrievalModel):
             )
         places = self._places(candidates, inputs["targets"])
         known = tf.cast(places >= 0, tf.float32)
-        none = tf.fill(tf.shape(query.user), -1)
+        watched = tf.RaggedTensor.from_tensor(query.history, padding=-1)
+        logits += positives_mask(candidates, watched, tf.fill(tf.shape(query.user), -1), self.num_videos)
         losses = []
         for member in tf.unstack(logits):
-            masked = mask_positives(member, candidates, query.history, none, self.num_videos)
-            aimed = tf.gather(masked, tf.maximum(places, 0), batch_dims=1)
-            losses.append(mean_over_replicas(tf.reduce_logsumexp(masked, axis=1, keepdims=True) - aimed, known))
+            aimed = tf.gather(member, tf.maximum(places, 0), batch_dims=1)
+            losses.append(mean_over_replicas(tf.reduce_logsumexp(member, axis=1, keepdims=True) - aimed, known))
         return tf.add_n(losses) / len(losses) + self._weight_penalty() + self._alignment(aimed_at, training)
 
     def _places(self, candidates: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:

@@ -7,11 +7,11 @@ import tensorflow as tf
 from tfrec.config import SEQUENCE_ENCODERS, QueryConfig
 from tfrec.data.input_pipeline import Query
 from tfrec.data.schema import LABELS, FeatureColumns
-from tfrec.layers.acceleration import Dense, compiled
+from tfrec.layers.acceleration import Dense, compiled, is_compiled
 from tfrec.layers.attention import TimeAwareAttention
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import Dropout, RandomMask
-from tfrec.layers.pooling import masked_mean
+from tfrec.layers.gathered import Gathered
 from tfrec.layers.time_decay import TimeDecay
 from tfrec.towers.sequence import SequenceTower
 
@@ -52,13 +52,13 @@ class HistoryEncoder(tf.keras.layers.Layer):
         elif self.kind == "decay":
             self.decay = TimeDecay(config.half_life_days)
 
-    def call(self, events: tf.Tensor, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
-        """From `[B, T, units]`, bool `[B, T]` and days `[B, T]` to `[B, units]`; zeros for an empty history."""
+    def call(self, events: Gathered, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
+        """From events `[B, T, units]`, bool `[B, T]` and days `[B, T]` to `[B, units]`; zeros for an empty history."""
         # A mean of n events, times the root of n: what is known of a user grows with the evidence.
         evidence = tf.sqrt(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
         if self.kind == "attention":
             return self.attention(events, mask, age, self.ordered) * evidence
-        return (self.decay(events, mask, age) if self.kind == "decay" else masked_mean(events, mask)) * evidence
+        return (self.decay(events, mask, age) if self.kind == "decay" else events.mean(mask)) * evidence
 
 
 class QueryTower(tf.keras.layers.Layer):
@@ -101,12 +101,13 @@ class QueryTower(tf.keras.layers.Layer):
         else:
             self.everybody = self.add_weight("everybody", (embedding_dim - 1,), initializer="zeros")
 
-    def call(self, query: Query, events: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, query: Query, events: tf.Tensor | Gathered, training: bool = False) -> tf.Tensor:
         """Embeds `B` requests.
 
         Args:
             query: the requests.
-            events: float32 `[B, T, embedding_dim]`, candidate embeddings of `query.history`; padding is ignored.
+            events: float32 `[B, T, embedding_dim]`, candidate embeddings of `query.history`, perhaps not gathered yet; padding
+                is ignored.
             training: whether dropout is on.
 
         Returns:
@@ -114,10 +115,15 @@ class QueryTower(tf.keras.layers.Layer):
         """
         mask = query.history >= 0
         # The last dimension, a video's appeal, is no taste of who watched it.
-        events *= tf.concat([tf.ones([events.shape[-1] - 1]), tf.zeros([1])], axis=0)
+        events = Gathered.of(events)
+        units = events.table.shape[-1]
+        tastes = events.map(lambda rows: rows * (1.0 - tf.one_hot(units - 1, units)))
         if self.kinds is not None:
-            events += self.kinds(query.history_kind)
-        history = compiled(self.history)(events, mask, query.history_age)
+            tastes = Gathered.of(tastes.rows() + self.kinds(query.history_kind))
+        # XLA would compile anew for every number of videos that a batch names.
+        history = compiled(self.history)(
+            Gathered.of(tastes.rows()) if is_compiled() else tastes, mask, query.history_age
+        )
         length = tf.math.log1p(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
         parts, personal = [history, length], history
         if self.ids is not None:
@@ -126,7 +132,7 @@ class QueryTower(tf.keras.layers.Layer):
             parts, personal = [*parts, user], personal + user
         if self.columns is not None:
             parts.append(self.columns(query.user))
-        personal = personal[:, :-1] + self._refinement(tf.concat(parts, axis=1), training)
+        personal = tf.split(personal, [units - 1, 1], axis=1)[0] + self._refinement(tf.concat(parts, axis=1), training)
         personal = self.last_dropout(personal, training=training) / self.ensemble_size
         return tf.concat([personal, tf.ones_like(personal[:, :1])], axis=1)
 

@@ -17,6 +17,7 @@ from tfrec.layers.acceleration import Dense, compiled
 from tfrec.layers.attention import TimeEncoding
 from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import Dropout, RandomMask
+from tfrec.layers.gathered import Gathered
 from tfrec.layers.transformer import CausalTransformer
 
 
@@ -50,7 +51,7 @@ class SequenceTower(tf.keras.layers.Layer):
         self.encoder = _make_encoder(config, embedding_dim, dropout)
         self.age_bias = config.age_bias
 
-    def call(self, query: Query, events: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, query: Query, events: tf.Tensor | Gathered, training: bool = False) -> tf.Tensor:
         """Embeds `B` requests.
 
         Args:
@@ -64,7 +65,7 @@ class SequenceTower(tf.keras.layers.Layer):
         length = tf.reduce_sum(tf.cast(query.history >= 0, tf.int32), axis=1)
         return tf.gather(self.every_step(query, events, training=training), length, batch_dims=1)
 
-    def every_step(self, query: Query, events: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def every_step(self, query: Query, events: tf.Tensor | Gathered, training: bool = False) -> tf.Tensor:
         """Embeds the requests that were made after each event; arguments as `call`.
 
         Returns:
@@ -86,10 +87,11 @@ class SequenceTower(tf.keras.layers.Layer):
             start += self.ids(query.user + 1) * known * self.show_id(tf.shape(known), training=training)
         return start if self.columns is None else start + self.from_columns(self.columns(query.user))
 
-    def _events(self, query: Query, events: tf.Tensor, gaps: tf.Tensor) -> tf.Tensor:
+    def _events(self, query: Query, events: tf.Tensor | Gathered, gaps: tf.Tensor) -> tf.Tensor:
         """float32 `[B, T, embedding_dim]`: what was watched, how, and how many days before the next event or the request."""
         # The last dimension, a video's appeal, is no taste of who watched it. Tables start small, steps must not.
-        steps = events * tf.concat([tf.ones([self.units - 1]), tf.zeros([1])], axis=0) * self.units**0.5
+        is_taste = tf.concat([tf.ones([self.units - 1]), tf.zeros([1])], axis=0)
+        steps = Gathered.of(events).rows() * is_taste * self.units**0.5
         if self.kinds is not None:
             steps += self.kinds(query.history_kind)
         return steps + self.time(tf.maximum(gaps, 0.0))

@@ -1,0 +1,40 @@
+"""What stands for a gather does what the gather would have done, forwards and backwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.layers.gathered import Gathered
+
+TABLE = tf.constant([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])
+PLACES = tf.constant([[0, 2, 2], [1, 0, 0], [1, 1, 1]])
+MASK = tf.constant([[True, True, True], [True, False, False], [False, False, False]])
+WEIGHTS = tf.constant([[1.0, 2.0, 3.0], [0.5, 9.0, 9.0], [1.0, 1.0, 1.0]])
+
+
+def test_weighted_sum_and_mean_over_the_steps_present() -> None:
+    events = Gathered(TABLE, PLACES)
+    np.testing.assert_allclose(events.weighted_sum(WEIGHTS, MASK), [[1 + 8 + 12, 210], [1, 10], [0, 0]])
+    np.testing.assert_allclose(events.mean(MASK), [[3, 30], [2, 20], [0, 0]])
+    np.testing.assert_allclose(events.map(lambda rows: 2 * rows).rows()[0], [[2, 20], [8, 80], [8, 80]])
+
+
+def test_gathered_rows_are_a_table_of_their_own() -> None:
+    events = Gathered.of(tf.gather(TABLE, PLACES))
+    np.testing.assert_array_equal(events.rows(), tf.gather(TABLE, PLACES))
+    np.testing.assert_allclose(events.mean(MASK), Gathered(TABLE, PLACES).mean(MASK))
+
+
+def test_gradients_are_those_of_the_gather() -> None:
+    def gradients(total: object) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([TABLE, WEIGHTS])
+            loss = tf.reduce_sum(tf.square(total()))
+        return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, [TABLE, WEIGHTS])]
+
+    sparse = gradients(lambda: Gathered(TABLE, PLACES).weighted_sum(WEIGHTS, MASK))
+    present = tf.cast(MASK, tf.float32)
+    dense = gradients(lambda: tf.einsum("btd,bt->bd", tf.gather(TABLE, PLACES), WEIGHTS * present))
+    for ours, expected in zip(sparse, dense, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
