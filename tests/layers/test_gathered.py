@@ -20,7 +20,7 @@ def test_weighted_sum_and_mean_over_the_steps_present() -> None:
     np.testing.assert_allclose(events.map(lambda rows: 2 * rows).rows()[0], [[2, 20], [8, 80], [8, 80]])
 
 
-def test_gathered_rows_are_a_table_of_their_own() -> None:
+def test_rows_that_are_gathered_already() -> None:
     events = Gathered.of(tf.gather(TABLE, PLACES))
     np.testing.assert_array_equal(events.rows(), tf.gather(TABLE, PLACES))
     np.testing.assert_allclose(events.mean(MASK), Gathered(TABLE, PLACES).mean(MASK))

@@ -16,7 +16,7 @@ class Gathered(NamedTuple):
 
     Args:
         table: float32 `[V, D]`.
-        places: int32 `[B, T]` rows of the table, any valid one for padding; None where the table is `[B, T, D]`, gathered already.
+        places: int32 `[B, T]` rows of the table, any valid one for padding; None where the table is `[B, T, D]` already.
     """
 
     table: tf.Tensor
