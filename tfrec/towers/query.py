@@ -52,8 +52,9 @@ class HistoryEncoder(tf.keras.layers.Layer):
         elif self.kind == "decay":
             self.decay = TimeDecay(config.half_life_days)
 
-    def call(self, events: Gathered, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
+    def call(self, events: tf.Tensor | Gathered, mask: tf.Tensor, age: tf.Tensor) -> tf.Tensor:
         """From events `[B, T, units]`, bool `[B, T]` and days `[B, T]` to `[B, units]`; zeros for an empty history."""
+        events = Gathered.of(events)
         # A mean of n events, times the root of n: what is known of a user grows with the evidence.
         evidence = tf.sqrt(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
         if self.kind == "attention":
