@@ -40,7 +40,7 @@ class SetRetrievalModel(RetrievalModel):
             )
         places = self._places(candidates, inputs["targets"])
         known = tf.cast(places >= 0, tf.float32)
-        watched = tf.RaggedTensor.from_tensor(query.history, padding=-1)
+        watched = tf.ragged.boolean_mask(query.history, query.history >= 0)
         logits += positives_mask(candidates, watched, tf.fill(tf.shape(query.user), -1), self.num_videos)
         losses = []
         for member in tf.unstack(logits):
