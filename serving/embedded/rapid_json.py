@@ -46,12 +46,20 @@ def loads(body: bytes) -> Any:
     is_suspect = any(suspect.search(body) for suspect in _SUSPECT_NUMBERS)
     if not is_suspect and not (b"\\u" in body and _SUSPECT_ESCAPE.search(body)):
         try:
-            return json.loads(body.decode("utf-8"))
+            return json.loads(body.decode("utf-8"), object_pairs_hook=_members)
         except RecursionError:
             raise invalid(f"JSON Parse error: Nested deeper than {_MAX_DEPTH} levels") from None
         except ValueError:
             pass
     return _Reader(body).document()
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a name given twice the first value counts, which is the one that RapidJSON finds."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        members.update(reversed(pairs))  # keeps the order of the names
+    return members
 
 
 class _Reader:
@@ -121,7 +129,7 @@ class _Reader:
             if not self._take(b":"):
                 raise self._error("Missing a colon after a name of object member.")
             self._skip_whitespace()
-            members[name] = self._value(depth + 1)
+            members.setdefault(name, self._value(depth + 1))
             self._skip_whitespace()
             if self._take(b"}"):
                 return members

@@ -71,6 +71,14 @@ def test_any_bytes_parse_or_are_refused(document: bytes) -> None:
     assert text.startswith("JSON Parse error: ") or document.strip()
 
 
+@pytest.mark.parametrize("end", ["", "\\ud800\\udc00\\udc00"])  # the second is for the reader of our own
+def test_of_a_name_given_twice_the_first_value_counts(end: str) -> None:
+    text = '{"x": 1, "y": {"a": 2, "a": 3}, "x": 4, "z": 5, "s": "END"}'.replace("END", end)
+    document = rapid_json.loads(text.encode())
+    del document["s"]
+    assert list(document.items()) == [("x", 1), ("y", {"a": 2}), ("z", 5)]
+
+
 def test_deep_nesting_is_refused_without_harm() -> None:
     for depth in (2_000, 200_000):
         with pytest.raises(ServingError, match="Nested deeper"):
