@@ -106,21 +106,12 @@ def open_chief() -> ParameterServers:
     """Connects to the parameter servers and workers that `TF_CONFIG` names; returns when all are there."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     spec = resolver.cluster_spec()
-    _let_calls_fail()
     tf.config.threading.set_inter_op_parallelism_threads(_num_threads(spec))
-    for address in (address for task in ("ps", "worker") for address in spec.job_tasks(task)):
-        while not _reachable(address):
-            time.sleep(_POLL_SECONDS)
     partitioner = tf.distribute.experimental.partitioners.MinSizePartitioner(MIN_SHARD_BYTES, spec.num_tasks("ps"))
     strategy = tf.distribute.ParameterServerStrategy(resolver, partitioner)
     # There is one coordinator per strategy, and its destructor would wait for lost workers to come back: it is never called.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(tf.distribute.coordinator.ClusterCoordinator(strategy)))
     return ParameterServers(strategy)
-
-
-def _let_calls_fail() -> None:
-    """A call to a task that is gone fails, and does not wait for it; the chief would else wait for a lost worker to return."""
-    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
 
 
 def _num_threads(spec: tf.train.ClusterSpec) -> int:
@@ -132,7 +123,7 @@ def serve() -> None:
     """What tasks of type `ps` and `worker` do: they serve the chief, until it is gone."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     spec, task, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
-    _let_calls_fail()
+    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")  # calls to tasks that are gone fail, and do not wait for them
     config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=_num_threads(spec))
     server = tf.distribute.Server(spec, job_name=task, task_index=index, protocol="grpc", config=config, start=True)
     console.print(f"{task} {index} serves at {server.target.removeprefix('grpc://')}")
