@@ -88,6 +88,7 @@ def test_two_devices_learn_what_one_does(tmp_path: Path) -> None:
     assert_same(result, expected)
 
 
+@pytest.mark.slow
 def test_steps_are_handed_out_over_parameter_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table larger than two shards lies on both servers; of two workers one is killed; servers end with the chief."""
     users, epochs = 20_000, 12
