@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from tfrec.features.content import ContentFeatures, Modality
 from tfrec.recipes import RECIPES, Facts, choose, with_recipe
 from tfrec.train import parse_arguments
 
+ROOT = Path(__file__).parents[1]
 SPARSE = Facts(has_order=False, has_times=False, has_content=True, events_per_user=2, num_events=60_000)
 NOTHING = ContentFeatures({}, {})
 PICTURES = ContentFeatures({"visual": Modality(np.ones((3, 2), np.float32), np.ones(3, np.int32))}, {"visual": "1"})
@@ -80,6 +83,13 @@ def test_every_recipe_holds_together_and_is_the_same_when_taken_again(name: str,
     config, _ = with_recipe(parse_arguments([f"--recipe={name}"]), sparse_dataset, PICTURES)
     assert config.recipe == name
     assert with_recipe(config, sparse_dataset, PICTURES)[0].retrieval == config.retrieval
+
+
+@pytest.mark.parametrize(("name", "file"), [("graph", "tiktok"), ("sequences", "ml-1m")])
+def test_recipes_are_the_shipped_configurations(name: str, file: str) -> None:
+    shipped = parse_arguments([f"--config={ROOT / 'pipelines' / 'configs' / file}.yaml"]).retrieval
+    for path, value in RECIPES[name].items():
+        assert attrgetter(path)(shipped) == value, path
 
 
 @pytest.fixture
