@@ -7,20 +7,16 @@ from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tfrec.config import QueryConfig, RetrievalConfig, TrainConfig
 from tfrec.data.schema import Dataset, Interactions
 from tfrec.errors import TfrecError
-from tfrec.features.content import ContentFeatures, Modality
 from tfrec.recipes import RECIPES, Facts, choose, with_recipe
 from tfrec.train import parse_arguments
 
 ROOT = Path(__file__).parents[1]
-SPARSE = Facts(has_order=False, has_times=False, has_content=True, events_per_user=2, num_events=60_000)
-NOTHING = ContentFeatures({}, {})
-PICTURES = ContentFeatures({"visual": Modality(np.ones((3, 2), np.float32), np.ones(3, np.int32))}, {"visual": "1"})
+SPARSE = Facts(has_order=False, has_times=False, events_per_user=2, num_events=60_000)
 
 
 @pytest.mark.parametrize(
@@ -29,10 +25,10 @@ PICTURES = ContentFeatures({"visual": Modality(np.ones((3, 2), np.float32), np.o
         (SPARSE, "graph"),
         (replace(SPARSE, has_order=True, has_times=True, events_per_user=5), "graph"),
         (replace(SPARSE, events_per_user=6), "plain"),
-        (Facts(True, False, False, 96, 980_000), "sequences"),
-        (Facts(True, True, True, 65, 80_000), "plain"),
-        (Facts(True, True, True, 20, 1_000_000), "plain"),
-        (Facts(False, False, True, 96, 980_000), "plain"),
+        (Facts(True, False, 96, 980_000), "sequences"),
+        (Facts(True, True, 65, 80_000), "plain"),
+        (Facts(True, True, 20, 1_000_000), "plain"),
+        (Facts(False, False, 96, 980_000), "plain"),
     ],
 )
 def test_the_data_choose(facts: Facts, recipe: str) -> None:
@@ -43,19 +39,18 @@ def test_the_data_choose(facts: Facts, recipe: str) -> None:
 
 def test_facts_of_a_log(sparse_dataset: Dataset) -> None:
     # Users 0 and 1 watched one video each in training, user 2 two; timestamps count from 1.
-    assert Facts.of(sparse_dataset, PICTURES) == Facts(True, False, True, 1.0, 4)
+    assert Facts.of(sparse_dataset) == Facts(True, False, 1.0, 4)
 
 
 def test_options_that_were_given_stay(sparse_dataset: Dataset) -> None:
     given = parse_arguments(["--retrieval.epochs=15", "--retrieval.query.history_length=9"])  # 15 is the default
-    config, line = with_recipe(given, sparse_dataset, PICTURES)
+    config, line = with_recipe(given, sparse_dataset)
     assert (config.retrieval.epochs, config.retrieval.query.history_length) == (15, 9)
     assert (config.recipe, config.retrieval.query.encoder, config.retrieval.candidate.graph) == (
         "graph",
         "mean",
         "lightgcn",
     )
-    assert config.retrieval.candidate.graph_neighbours == 10
     assert not config.retrieval.trends, "timestamps are positions"
     assert line.startswith("graph: half of the users have at most 1 training events")
     assert "query.encoder mean" in line
@@ -64,25 +59,24 @@ def test_options_that_were_given_stay(sparse_dataset: Dataset) -> None:
 
 def test_of_a_configuration_made_in_python_what_differs_is_given(sparse_dataset: Dataset) -> None:
     made = TrainConfig(retrieval=RetrievalConfig(query=QueryConfig(encoder="decay")))
-    config, _ = with_recipe(made, sparse_dataset, NOTHING)
+    config, _ = with_recipe(made, sparse_dataset)
     assert (config.retrieval.query.encoder, config.retrieval.query.network) == ("decay", False)
-    assert config.retrieval.candidate.graph_neighbours == 0, "there is no content to draw edges by"
 
 
 def test_a_recipe_gives_way_to_options_that_it_cannot_be_mixed_with(sparse_dataset: Dataset) -> None:
     given = ["--retrieval.embedding_dim=16"]  # no four parts of equal width
-    config, line = with_recipe(parse_arguments(given), sparse_dataset, NOTHING)
+    config, line = with_recipe(parse_arguments(given), sparse_dataset)
     assert (config.recipe, config.retrieval) == ("plain", RetrievalConfig(embedding_dim=16, trends=False))
     assert "ensemble_size" in line
     with pytest.raises(TfrecError, match="ensemble_size"):
-        with_recipe(parse_arguments([*given, "--recipe=graph"]), sparse_dataset, NOTHING)
+        with_recipe(parse_arguments([*given, "--recipe=graph"]), sparse_dataset)
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_holds_together_and_is_the_same_when_taken_again(name: str, sparse_dataset: Dataset) -> None:
-    config, _ = with_recipe(parse_arguments([f"--recipe={name}"]), sparse_dataset, PICTURES)
+    config, _ = with_recipe(parse_arguments([f"--recipe={name}"]), sparse_dataset)
     assert config.recipe == name
-    assert with_recipe(config, sparse_dataset, PICTURES)[0].retrieval == config.retrieval
+    assert with_recipe(config, sparse_dataset)[0].retrieval == config.retrieval
 
 
 @pytest.mark.parametrize(("name", "file"), [("graph", "tiktok"), ("sequences", "ml-1m")])

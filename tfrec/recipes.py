@@ -14,7 +14,6 @@ import numpy as np
 from tfrec.config import RecipeName, TrainConfig
 from tfrec.data.schema import Dataset, Part
 from tfrec.errors import TfrecError
-from tfrec.features.content import ContentFeatures
 
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -53,9 +52,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Options of `RetrievalConfig` by recipe, as the command line names them."""
 
-CONTENT_EDGES = {"candidate.graph_neighbours": 10}
-"""Of `graph`, where videos have content."""
-
 POSITIONS = {"trends": False}
 """Of every recipe, where timestamps are no times: there is no lately."""
 
@@ -79,19 +75,17 @@ class Facts:
     Args:
         has_order: whether the events of a user have an order.
         has_times: whether timestamps are times, not positions in a sequence.
-        has_content: whether videos have content features.
         events_per_user: median of the training positives of users who have any.
         num_events: training positives.
     """
 
     has_order: bool
     has_times: bool
-    has_content: bool
     events_per_user: float
     num_events: int
 
     @classmethod
-    def of(cls, dataset: Dataset, content: ContentFeatures) -> Facts:
+    def of(cls, dataset: Dataset) -> Facts:
         """Those of a dataset."""
         log = dataset.interactions
         rows = log.rows(Part.TRAIN)
@@ -99,7 +93,6 @@ class Facts:
         return cls(
             has_order=log.has_time,
             has_times=log.has_time and int(log.timestamp.max(initial=0)) >= EARLIEST_TIME,
-            has_content=bool(content),
             events_per_user=float(np.median(counts[counts > 0])) if len(rows) else 0.0,
             num_events=len(rows),
         )
@@ -117,13 +110,12 @@ def choose(facts: Facts) -> tuple[RecipeName, str]:
     return "plain", f"{median}, and there are {facts.num_events:,} in all"
 
 
-def with_recipe(config: TrainConfig, dataset: Dataset, content: ContentFeatures) -> tuple[TrainConfig, str]:
+def with_recipe(config: TrainConfig, dataset: Dataset) -> tuple[TrainConfig, str]:
     """The configuration with the options of its recipe where none were given.
 
     Args:
         config: of which `recipe` says what to do.
         dataset: read and split.
-        content: content features of the catalogue.
 
     Returns:
         The configuration, its recipe `auto` no more, and a line that says what was chosen and why.
@@ -131,13 +123,11 @@ def with_recipe(config: TrainConfig, dataset: Dataset, content: ContentFeatures)
     Raises:
         TfrecError: If a recipe that was asked for by name does not go together with the options given.
     """
-    facts, given = Facts.of(dataset, content), _given(config)
+    facts, given = Facts.of(dataset), _given(config)
     name, reason = choose(facts) if config.recipe == "auto" else (config.recipe, "as asked for")
 
     def taken(name: RecipeName) -> dict[str, Any]:
         options = dict(RECIPES[name])
-        if name == "graph" and facts.has_content:
-            options |= CONTENT_EDGES
         if facts.has_order and not facts.has_times:
             options |= POSITIONS
         return {key: value for key, value in options.items() if f"retrieval.{key}" not in given}

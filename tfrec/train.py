@@ -201,7 +201,7 @@ def open_stages(config: TrainConfig) -> Stages:
         content = extract_features(
             dataset.videos, config.features, config.features.cache or output / "features", dataset.rejects, progress
         )
-    config, chosen = with_recipe(config, dataset, content)
+    config, chosen = with_recipe(config, dataset)
     console.print(f"  recipe {chosen}")
     if not distribution.is_chief:
         shared = SharedRunFolder(output, fingerprint(config, dataset, content))

@@ -204,7 +204,7 @@ class Search:
 
 def _on_recipe(base: Stages, config: TrainConfig) -> TrainConfig:
     """A trial's configuration on the recipe that was chosen for the search."""
-    return with_recipe(replace(config, recipe=base.config.recipe), base.dataset, base.content)[0]
+    return with_recipe(replace(config, recipe=base.config.recipe), base.dataset)[0]
 
 
 def _draw(study: optuna.Study, metric: str, file: BinaryIO) -> None:
