@@ -192,6 +192,9 @@ def main() -> None:
             size = replace(base, **{axis: number})
             if size not in known:
                 known[size] = measured(size)
+                print(
+                    f"{size}: {', '.join(f'{name} {digits(value)}' for name, value in known[size].items())}", flush=True
+                )
         print_axis(axis, numbers, [known[replace(base, **{axis: number})] for number in numbers])
 
 

@@ -241,10 +241,12 @@ Memory = list[tuple[int, float]]
 def take_turns(options: argparse.Namespace, scored: Side, bare: Side) -> tuple[list[float], Memory, float]:
     """Ratio of the rates in each pair of turns; memory by the users done, and its peak, in MiB."""
     loop_seconds = options.turn_seconds * options.loop_share / (1 - options.loop_share)
-    ratios, memory, peak, begun = [], [(0, scored.memory_mib()[0])], 0.0, time.perf_counter()
+    ratios: list[float] = []
+    memory, peak, begun = [(0, scored.memory_mib()[0])], 0.0, time.perf_counter()
     while scored.is_alive:
-        rate, before = bare.turn(loop_seconds), scored.users
-        ratios.append(scored.turn(options.turn_seconds) / rate)
+        loop_rate, before = bare.turn(loop_seconds), scored.users
+        rate = scored.turn(options.turn_seconds)
+        ratios += [rate / loop_rate] if loop_rate else []  # a turn may be too short for a batch
         if scored.is_alive:
             now, peak = scored.memory_mib()
             memory.append((scored.users, now))
