@@ -76,7 +76,7 @@ def test_hard_negatives_take_most_of_the_softmax():
         tf.constant([4, 2, 0, 1, 3, 3, 2]),
         lambda videos: tf.gather(logits, videos, axis=1),
         tf.constant([0]),
-        tf.constant([[5, -1], [4, -1]]),
+        tf.ragged.constant([[5], [4]], dtype=tf.int32),
     )
     assert hard_negatives(*arguments, 2, 6).numpy().tolist() == expected
     assert sorted(hard_negatives(*arguments, 9, 6).numpy()) == [1, 2, 3, 4]
