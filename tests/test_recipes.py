@@ -13,7 +13,7 @@ from tfrec.config import QueryConfig, RetrievalConfig, TrainConfig
 from tfrec.data.schema import Dataset, Interactions
 from tfrec.errors import TfrecError
 from tfrec.recipes import RECIPES, Facts, choose, with_recipe
-from tfrec.train import parse_arguments
+from tfrec.train import as_yaml, parse_arguments
 
 ROOT = Path(__file__).parents[1]
 SPARSE = Facts(has_order=False, has_times=False, events_per_user=2, num_events=60_000)
@@ -77,6 +77,14 @@ def test_every_recipe_holds_together_and_is_the_same_when_taken_again(name: str,
     config, _ = with_recipe(parse_arguments([f"--recipe={name}"]), sparse_dataset)
     assert config.recipe == name
     assert with_recipe(config, sparse_dataset)[0].retrieval == config.retrieval
+
+
+def test_what_was_resolved_is_read_back_and_stays(sparse_dataset: Dataset, tmp_path: Path) -> None:
+    config, _ = with_recipe(parse_arguments(["--seed=3"]), sparse_dataset)
+    (tmp_path / "config.yaml").write_bytes(as_yaml(config))
+    again = parse_arguments([f"--config={tmp_path / 'config.yaml'}"])
+    assert again == config
+    assert with_recipe(replace(again, recipe="sequences"), sparse_dataset)[0].retrieval == config.retrieval
 
 
 @pytest.mark.parametrize(("name", "file"), [("graph", "tiktok"), ("sequences", "ml-1m")])
