@@ -72,6 +72,12 @@ def test_a_recipe_gives_way_to_options_that_it_cannot_be_mixed_with(sparse_datas
         with_recipe(parse_arguments([*given, "--recipe=graph"]), sparse_dataset)
 
 
+def test_encoders_that_are_fine_tuned_keep_the_graph_away(sparse_dataset: Dataset) -> None:
+    config, line = with_recipe(parse_arguments(["--features.text.training=top_layers"]), sparse_dataset)
+    assert (config.recipe, config.retrieval.candidate.graph) == ("plain", "none")
+    assert "graph does not go with the options given" in line
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_holds_together_and_is_the_same_when_taken_again(name: str, sparse_dataset: Dataset) -> None:
     config, _ = with_recipe(parse_arguments([f"--recipe={name}"]), sparse_dataset)

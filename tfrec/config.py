@@ -448,6 +448,12 @@ class RetrievalConfig:
             pools = "one that pools where `training` is sets"
             _require(self.query.encoder not in SEQUENCE_ENCODERS, "query.encoder", self.query.encoder, pools)
             _require(self.loss == "softmax", "loss", self.loss, "softmax where `training` is sets")
+            _require(
+                not self.query.event_kinds, "query.event_kinds", self.query.event_kinds, "off where `training` is sets"
+            )
+            every = "1, and `max_examples_per_user` 0, where `training` is sets: an example is a user"
+            whole = self.user_exponent == 1 and not self.max_examples_per_user
+            _require(whole, "user_exponent", self.user_exponent, every)
         _require(0 <= self.user_exponent <= 1, "user_exponent", self.user_exponent, "from 0 to 1")
         divisor = f"a divisor of embedding_dim - 1 ({self.embedding_dim - 1})"
         _require((self.embedding_dim - 1) % self.ensemble_size == 0, "ensemble_size", self.ensemble_size, divisor)

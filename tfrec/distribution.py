@@ -37,7 +37,7 @@ LOST = (
 
 
 OnStep = Callable[[int, int], None]
-"""Told of each finished step of an epoch, counted from 0, and of their number."""
+"""Told of each step of an epoch, counted from 0, and of their number: when it is finished, or handed out to a worker."""
 
 Trainer = Callable[[int, OnStep], float]
 """Trains a model for an epoch, counted from 0, and returns its loss: in step that of the last batch, else the mean."""

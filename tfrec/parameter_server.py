@@ -140,9 +140,11 @@ def wait_while_alive(address: str, patience: float = _CHIEF_PATIENCE_SECONDS, po
         poll: seconds between looks.
     """
     last_seen = None
-    while last_seen is None or time.monotonic() - last_seen < patience:
+    while True:
         if _reachable(address):
             last_seen = time.monotonic()
+        elif last_seen is not None and time.monotonic() - last_seen >= patience:
+            return
         time.sleep(poll)
 
 

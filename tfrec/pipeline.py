@@ -87,6 +87,15 @@ FINE_TUNING = "fine_tuning"
 
 DISTILLATION = "distillation"
 
+ONLY_UNIFORM_NEGATIVES: dict[str, Any] = {
+    "training": "events",
+    "num_popular_negatives": 0,
+    "num_hard_negatives": 0,
+    "queue_size": 0,
+    "frequency": "exact",
+}
+"""Of retrieval while encoders are fine-tuned: every candidate goes through them."""
+
 SEEDS = "seeds"
 """Folder of the runs with further seeds."""
 
@@ -266,10 +275,10 @@ class Stages:
         sizes = {
             name: getattr(config, name) for name in ("batch_size", "num_uniform_negatives", "max_examples_per_user")
         }
-        batches = replace(self.retrieval_batches, **sizes)
+        batches = replace(self.retrieval_batches, **sizes, num_popular_negatives=0, pool_size=0)
         rate = _learning_rate(config.encoder_learning_rate, config.epochs, batches.steps_per_epoch)
         model = FineTunedRetrieval(
-            replace(self.config.retrieval, training="events", num_hard_negatives=0, queue_size=0, **sizes),
+            replace(self.config.retrieval, **(ONLY_UNIFORM_NEGATIVES | sizes)),
             self.dataset,
             self.content,
             batches,
@@ -527,7 +536,8 @@ class Stages:
         folder = self.run.folder / SEEDS / str(seed)
         features = replace(self.config.features, cache=self._feature_cache)
         config = replace(self.config, output=folder, seed=seed, features=features)
-        run = RunFolder(folder, fingerprint(config, self.dataset, self.content), config.resume)
+        digest = fingerprint(replace(self.config, seed=seed), self.dataset, self.content)
+        run = RunFolder(folder, digest, config.resume)
         return Stages(config, run, self.dataset, self.content, distribution=self.distribution)
 
     def _content_quality(self) -> Metrics:
@@ -878,7 +888,8 @@ def fingerprint(config: TrainConfig, dataset: Dataset, content: ContentFeatures)
     log, videos = dataset.interactions, dataset.videos
     names = [*dataset.users.ids, *videos.ids, *videos.texts]
     digest = hashlib.sha256(json.dumps([settings, dict(content.encoders), names], sort_keys=True, default=str).encode())
-    for array in (log.user, log.video, log.timestamp, log.part, *log.labels.values()):
+    positions = [] if log.position is None else [log.position]
+    for array in (log.user, log.video, log.timestamp, log.part, *log.labels.values(), *positions):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfrec.cluster import ROOT
 from tfrec.config import TrainConfig
 from tfrec.errors import TfrecError
-from tfrec.train import train
+from tfrec.train import check_for_workers, train
 
 try:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -65,6 +65,7 @@ def train_on_ray(config: TrainConfig, workers: RayWorkers) -> Path:
             "Workers on Ray train in step: leave out `--distribution.strategy`, or give multi_worker. Received: "
             f"{config.distribution.strategy!r}."
         )
+    check_for_workers(config)
     output = config.output.absolute()
     if not config.resume:
         (output / "state.json").unlink(missing_ok=True)

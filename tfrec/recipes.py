@@ -132,16 +132,19 @@ def with_recipe(config: TrainConfig, dataset: Dataset) -> tuple[TrainConfig, str
             options |= POSITIONS
         return {key: value for key, value in options.items() if f"retrieval.{key}" not in given}
 
+    def changed(name: RecipeName) -> TrainConfig:
+        return replace(config, recipe=name, retrieval=_changed(config.retrieval, taken(name)))
+
     try:
-        changed = _changed(config.retrieval, taken(name))
+        resolved = changed(name)
     except TfrecError as error:
         if config.recipe != "auto":
             raise
         reason = f"{name} does not go with the options given: {error}"
         name = "plain"
-        changed = _changed(config.retrieval, taken(name))
+        resolved = changed(name)
     options = ", ".join(f"{key} {value}" for key, value in taken(name).items())
-    return replace(config, recipe=name, retrieval=changed), f"{name}: {reason}" + (f" ({options})" if options else "")
+    return resolved, f"{name}: {reason}" + (f" ({options})" if options else "")
 
 
 def _given(config: TrainConfig) -> frozenset[str]:

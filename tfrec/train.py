@@ -156,6 +156,23 @@ def measure_seeds(stages: Stages, measured: dict[str, Any]) -> dict[str, Any]:
     return spread(runs)
 
 
+def check_for_workers(config: TrainConfig) -> None:
+    """Refuses what several workers cannot do.
+
+    Raises:
+        TfrecError: If encoders are to be fine-tuned, or further seeds trained.
+    """
+    if config.features.fine_tuned:
+        raise TfrecError(
+            "Encoders are fine-tuned by one worker. Set `features.text.training` and `features.image.training` to frozen, or "
+            "train on one machine, without TF_CONFIG."
+        )
+    if config.evaluation.num_seeds > 1:
+        raise TfrecError(
+            "Further seeds are trained by one worker. Set `evaluation.num_seeds` to 1, or train without TF_CONFIG."
+        )
+
+
 def open_stages(config: TrainConfig) -> Stages:
     """Reads the dataset, encodes its content, and opens the run's folder; a worker that is not the chief, after the chief."""
     import tensorflow as tf
@@ -169,17 +186,12 @@ def open_stages(config: TrainConfig) -> Stages:
     from tfrec.recipes import with_recipe
     from tfrec.run import RunFolder, SharedRunFolder, atomic_file
 
-    tf.config.experimental.enable_op_determinism()
+    if not tf.config.list_physical_devices("GPU"):
+        # Products with sparse matrices, which histories and the graph are, have no deterministic kernel for GPUs.
+        tf.config.experimental.enable_op_determinism()
     distribution = open_distribution(config.distribution)
-    if config.features.fine_tuned and (distribution.num_workers > 1 or distribution.is_remote):
-        raise TfrecError(
-            "Encoders are fine-tuned by one worker. Set `features.text.training` and `features.image.training` to frozen, or "
-            "train on one machine, without TF_CONFIG."
-        )
-    if config.evaluation.num_seeds > 1 and distribution.num_workers > 1:
-        raise TfrecError(
-            "Further seeds are trained by one worker. Set `evaluation.num_seeds` to 1, or train without TF_CONFIG."
-        )
+    if distribution.num_workers > 1 or distribution.is_remote:
+        check_for_workers(config)
     if not distribution.is_chief:
         distribution.wait_for_chief()
     if config.data.folder is None:

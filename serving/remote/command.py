@@ -62,6 +62,13 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     add("--diversity", type=float, metavar="0..1", help="(default: as exported)")
 
 
+def _cell(text: str) -> tuple[str, str]:
+    name, equals, cell = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"a cell is given as NAME=CELL. Received: {text!r}.")
+    return name, cell
+
+
 def _add_embed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("video", nargs="?", type=Path, help="file; without it title and metadata alone are embedded")
@@ -71,6 +78,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     add(
         "--columns",
         nargs="+",
+        type=_cell,
         default=None,
         metavar="NAME=CELL",
         help="other cells of its row of videos.csv, tags among them",
@@ -101,7 +109,7 @@ def _embed(client: Client, options: argparse.Namespace) -> Any:
         gen_params=options.gen_params,
         prompt=options.prompt,
         created_at=options.created_at,
-        columns=options.columns and dict(cell.split("=", 1) for cell in options.columns),
+        columns=options.columns and dict(options.columns),
     )
 
 

@@ -93,4 +93,5 @@ class DistilledRanker(Ranker):
         logits = self.logits(query, asked, events, pairs, training=training)
         imitation = tf.nn.sigmoid_cross_entropy_with_logits(taught, logits)
         loss = mean_over_replicas(imitation) * len(self.labels)
-        return LABEL_SHARE * self._label_loss(logits[:, : tf.shape(candidates)[1]], inputs) + (1 - LABEL_SHARE) * loss
+        shown = logits[:, : tf.shape(candidates)[1]] + tf.stop_gradient(self._teacher().position_bias(inputs))
+        return LABEL_SHARE * self._label_loss(shown, inputs) + (1 - LABEL_SHARE) * loss

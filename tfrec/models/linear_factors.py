@@ -54,7 +54,8 @@ class LinearFactors(tf.Module):
         ease, _ = tuned(EASE.name, train, None, seed)
         assert isinstance(ease, EASE)
         warm, weights = ease.weights
-        gram = (train.T @ train).toarray()[np.ix_(warm, warm)]
+        watched = train[:, warm]
+        gram = (watched.T @ watched).toarray()
         width = min(dim, len(warm))
         # The right singular vectors of the scores, which are `train @ weights`.
         directions = randomized_svd(weights.T @ gram @ weights, width, n_iter=4, random_state=seed)[2].T

@@ -92,7 +92,8 @@ class RetrievalModel(Model):
             self.streaming = StreamingFrequency(batches.frequency, batches.batch_size)
         if config.queue_size and self.samples_negatives:
             self.queue = CandidateQueue(config.queue_size, config.embedding_dim, self.num_videos)
-        is_shared_out = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        strategy = tf.distribute.get_strategy()
+        is_shared_out = strategy.num_replicas_in_sync > 1 or isinstance(strategy, tf.distribute.ParameterServerStrategy)
         if is_shared_out and (self.queue or self.streaming or config.num_hard_negatives):
             raise TfrecError(
                 "`retrieval.queue_size`, `num_hard_negatives` and `frequency: streaming` are for one device: replicas would "
