@@ -503,6 +503,8 @@ class RankingConfig:
     """Multi-task ranking.
 
     Args:
+        network: whether the model learns from all features; without, it is a weighted sum of the scores of retrieval and of the
+            linear model, for logs that cannot teach more.
         hidden_units: widths of the shared network.
         num_cross_layers: explicit feature crosses (DCN-v2).
         negatives_per_positive: sampled negatives where the log holds positives only.
@@ -518,6 +520,7 @@ class RankingConfig:
         patience: epochs without a better validation loss before training stops.
     """
 
+    network: bool = True
     hidden_units: list[int] = field(default_factory=lambda: [128, 64])
     num_cross_layers: int = 2
     negatives_per_positive: int = 4

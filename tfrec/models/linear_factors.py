@@ -22,7 +22,8 @@ class LinearFactors(tf.Module):
     """Scores candidates by what is in the history, linearly.
 
     The factors span the directions in which the scores of the training users vary most: no other tables of this width come
-    nearer to these scores, by the sum of squares.
+    nearer to these scores, by the sum of squares. These scores have mean square 1 before they are cut down: the ranker's moving
+    averages begin there.
 
     References:
         Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
@@ -58,7 +59,9 @@ class LinearFactors(tf.Module):
         gram = (watched.T @ watched).toarray()
         width = min(dim, len(warm))
         # The right singular vectors of the scores, which are `train @ weights`.
-        directions = randomized_svd(weights.T @ gram @ weights, width, n_iter=4, random_state=seed)[2].T
+        squares = weights.T @ gram @ weights
+        directions = randomized_svd(squares, width, n_iter=4, random_state=seed)[2].T
+        weights = weights / np.sqrt(np.trace(squares) / (interactions.num_users * len(warm)))
         tables = np.zeros((2, interactions.num_videos, dim), np.float32)
         tables[0, warm, :width], tables[1, warm, :width] = weights @ directions, directions
         return cls(*tables)

@@ -56,6 +56,7 @@ class RankingModel(Ranker):
         history_embeddings: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__(dataset, retrieval, video_embeddings, history_embeddings, config.calibration)
+        self.config = config
         interactions = dataset.interactions
         self.created_at = tf.constant(dataset.videos.created_at, tf.int64)
         self.warm = tf.constant(interactions.train_counts > 0)
@@ -77,7 +78,8 @@ class RankingModel(Ranker):
         else:
             self.network = Network(config.hidden_units, config.dropout)
         self.position = PositionBias(len(self.labels)) if config.position_bias else None
-        # Training starts at the order of the retrieval scores and learns what to change in it.
+        # Training starts at the order of the retrieval score, or of its sum with the linear model's, and learns what to change.
+        self.num_scores = 1 if self.linear is None else 2
         self.heads = tf.keras.layers.Dense(len(self.labels), kernel_initializer="zeros")
         self.from_score = tf.keras.layers.Dense(len(self.labels), kernel_initializer="ones", use_bias=False)
 
@@ -93,21 +95,31 @@ class RankingModel(Ranker):
         shape = tf.shape(candidates)
         users, rows = tf.repeat(query.user, shape[1]), tf.maximum(tf.reshape(candidates, [-1]), 0)
         videos = rows_of(self.video_embeddings, tf.maximum(candidates, 0))
-        parts = [*self._matches(query, query_embeddings, events, videos), *self._identities(users, rows, training)]
-        parts += [tf.gather(self.log_count, rows)[:, None], self.age(tf.repeat(query.timestamp, shape[1]), rows)]
-        parts += [columns(ids) for columns, ids in ((self.user_columns, users), (self.video_columns, rows)) if columns]
+        parts = self._matches(query, query_embeddings, events, videos)
+        if self.config.network:
+            parts += self._identities(users, rows, training)
+            parts += [tf.gather(self.log_count, rows)[:, None], self.age(tf.repeat(query.timestamp, shape[1]), rows)]
+            parts += [
+                columns(ids) for columns, ids in ((self.user_columns, users), (self.video_columns, rows)) if columns
+            ]
+        else:
+            parts = [parts[0][:, :1]]
         if self.linear is not None:
-            parts.append(tf.reshape(self.linear(query.history, candidates), [-1, 1]))
+            parts.insert(0, tf.reshape(self.linear(query.history, candidates), [-1, 1]))
         inputs = self.normalise(tf.concat(parts, axis=1), training=training)
         logits = compiled(self._pair_logits)(inputs, training)
         return tf.reshape(logits, [shape[0], shape[1], len(self.labels)])
 
     def _pair_logits(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        """float32 `[n, num_labels]` from the features of pairs, float32 `[n, D]`."""
+        """float32 `[n, num_labels]` from the features of pairs, float32 `[n, D]`, the scores first."""
+        if not self.config.network:
+            return self.from_score(inputs) + self.heads(inputs)
         crossed = inputs
         for cross in self.crosses:
             crossed = cross(inputs, crossed)
-        return self.from_score(inputs[:, :1]) + self._heads(self.network(crossed, training=training), inputs)
+        return self.from_score(inputs[:, : self.num_scores]) + self._heads(
+            self.network(crossed, training=training), inputs
+        )
 
     def _heads(self, hidden: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
         """float32 `[n, num_labels]` from what is shared, float32 `[n, H]`, or each label's own, float32 `[n, num_labels, H]`."""
