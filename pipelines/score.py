@@ -17,7 +17,7 @@ on with `--resume` and leaves, byte for byte, what an undisturbed run would have
     exclude             video ids that may not be shown, written as `history`
 
 or `all`: every user (where `video_id` alone is required, every video) of the dataset in `--data`. A user without a `history`
-has the one of the log in `--data`. The output folder holds `part-00000.parquet` and so on, `rejected.csv` and, when all is done,
+has the one of the log in `--data`. The output folder holds `part-00000.parquet` and so on, `_rejected.csv` and, when all is done,
 `_manifest.json` with counts and checksums. Columns of the shards, in the order of the input, then by rank:
 
     recommend   user_id, rank, video_id, score, click, finish, like, reason, model_version

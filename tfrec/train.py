@@ -233,7 +233,9 @@ def as_yaml(config: TrainConfig) -> bytes:
     """Every option, as `--config` takes them."""
     import yaml
 
-    text: str = yaml.safe_dump(_as_plain(options_of(config)), sort_keys=False, allow_unicode=True)
+    options = options_of(config)
+    del options["resume"]  # or a run repeated from the file would not be one
+    text: str = yaml.safe_dump(_as_plain(options), sort_keys=False, allow_unicode=True)
     return text.encode()
 
 

@@ -154,7 +154,8 @@ def test_bad_rows_are_listed_and_nobody_is_scored_twice(models: Path, tmp_path: 
     )
     rows = score(models, tmp_path / "users.csv", tmp_path / "out")
     assert rows["user_id"].unique().tolist() == ["a", "e"]
-    rejected = pd.read_csv(tmp_path / "out" / "rejected.csv").sort_values("row")
+    rejected = pd.read_csv(tmp_path / "out" / "_rejected.csv").sort_values("row")
+    assert len(pd.read_parquet(tmp_path / "out"))  # readers of folders pass over what begins with _
     no_list = "history is neither a JSON list of ids nor ids separated by |"
     assert list(zip(rejected["row"], rejected["reason"], strict=True)) == [
         (3, no_list),
@@ -173,7 +174,7 @@ def test_repeated_users_are_found_across_blocks(models: Path, tmp_path: Path) ->
     pd.DataFrame({"user_id": [*users, *users[::1000]]}).to_parquet(tmp_path / "users.parquet")
     rows = score(models, tmp_path / "users.parquet", tmp_path / "out", mode="embed", batch_size=2048)
     assert rows["user_id"].tolist() == users
-    assert pd.read_csv(tmp_path / "out" / "rejected.csv")["row"].tolist() == list(range(9001, 9010))
+    assert pd.read_csv(tmp_path / "out" / "_rejected.csv")["row"].tolist() == list(range(9001, 9010))
 
 
 def test_rank_scores_pairs(models: Path, dataset: Dataset, tmp_path: Path) -> None:

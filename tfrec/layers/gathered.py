@@ -38,7 +38,9 @@ class Gathered(NamedTuple):
     def weighted_sum(self, weights: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """float32 `[B, D]`: the sum over the steps that a bool `[B, T]` says are present, by weights `[B, T]`."""
         if self.places is None:
-            return tf.einsum("btd,bt->bd", self.table, weights * tf.cast(mask, tf.float32))
+            # Not as a product of matrices, whose order of summation may depend on where in memory they lie.
+            present = weights * tf.cast(mask, tf.float32)
+            return tf.reduce_sum(self.table * present[:, :, None], axis=1)
         cells = tf.where(mask)
         columns = tf.cast(tf.gather_nd(self.places, cells), tf.int64)
         shape = tf.cast(tf.stack([tf.shape(mask)[0], tf.shape(self.table)[0]]), tf.int64)

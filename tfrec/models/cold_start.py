@@ -123,11 +123,12 @@ class ColdStartModel(Model):
         self, videos: NDArray[np.int64], batch_size: int = 4096
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What `embed` returns, for row numbers of the catalogue."""
-        starts = range(0, max(len(videos), 1), batch_size)
+        rows = videos if len(videos) else np.zeros(1, np.int64)  # convolutions refuse empty batches
+        starts = range(0, len(rows), batch_size)
         embeddings, log_variance = zip(
-            *(self._embed_rows(videos[start : start + batch_size]) for start in starts), strict=True
+            *(self._embed_rows(rows[start : start + batch_size]) for start in starts), strict=True
         )
-        return np.concatenate(embeddings), np.concatenate(log_variance)
+        return np.concatenate(embeddings)[: len(videos)], np.concatenate(log_variance)[: len(videos)]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
     def _embed_rows(self, videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,7 +1,7 @@
 """The output folder of a scoring job.
 
     part-00000.parquet ...   shards: the rows of a fixed range of records each; a file that is there is complete
-    rejected.csv             file, row and reason of what could not be used, where there is any
+    _rejected.csv            file, row and reason of what could not be used, where there is any
     _job.json                what was asked, once scoring has begun; a resumed run must ask the same
     _manifest.json           counts and checksums; written last, so a folder that has it is complete
 
@@ -26,7 +26,7 @@ from tfrec.data.rejects import RejectLog
 from tfrec.errors import TfrecError
 from tfrec.run import atomic_file, write_json
 
-JOB, MANIFEST, REJECTED = "_job.json", "_manifest.json", "rejected.csv"
+JOB, MANIFEST, REJECTED = "_job.json", "_manifest.json", "_rejected.csv"
 
 _RECORDS = b"tfrec.records"
 
@@ -74,7 +74,7 @@ class OutputFolder:
             file.write(content)
 
     def finish(self, job: Mapping[str, Any], rejects: RejectLog) -> dict[str, Any]:
-        """Writes `rejected.csv` and the manifest, and returns the latter."""
+        """Writes `_rejected.csv` and the manifest, and returns the latter."""
         with _writing(self._path):
             rejects.write(self._path / REJECTED)
         shards = [self._describe(path) for path in self._parts()]
