@@ -46,6 +46,16 @@ class Query(NamedTuple):
     history_age: tf.Tensor
 
 
+QUERY_SPEC = Query(
+    user=tf.TensorSpec([None], tf.int32),
+    timestamp=tf.TensorSpec([None], tf.int64),
+    history=tf.TensorSpec([None, None], tf.int32),
+    history_kind=tf.TensorSpec([None, None], tf.int32),
+    history_age=tf.TensorSpec([None, None], tf.float32),
+)
+"""Of requests of any number, with histories of any length."""
+
+
 @dataclass(frozen=True)
 class HistoryLog:
     """The positive events that may serve as history, laid out for gathering.

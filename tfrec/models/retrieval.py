@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfrec.config import RetrievalConfig
-from tfrec.data.input_pipeline import Query, RetrievalBatches
+from tfrec.data.input_pipeline import QUERY_SPEC, Query, RetrievalBatches
 from tfrec.data.schema import Dataset
 from tfrec.errors import TfrecError
 from tfrec.features.content import ContentFeatures
@@ -296,12 +296,13 @@ class RetrievalModel(Model):
             history_embeddings: float32 `[num_videos, D]`, see the method of that name; wider by a content block, where
                 `Tables.history` has one.
         """
-        content_dim = int(history_embeddings.shape[1]) - self.config.embedding_dim
-        return self._embed_queries(query, rows_of(history_embeddings, tf.maximum(query.history, 0)), content_dim)
+        layout = Layout(int(history_embeddings.shape[1]) - self.config.embedding_dim)
+        return embed_query(self._ask, query, rows_of(history_embeddings, tf.maximum(query.history, 0)), layout)
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def _embed_queries(self, query: Query, events: tf.Tensor, content_dim: int) -> tf.Tensor:
-        return embed_query(self.query_tower, query, events, Layout(content_dim))
+    # Traced once for all shapes, with a content block and without: TensorFlow orders sums by what it knows of shapes.
+    @tf.function(input_signature=[QUERY_SPEC, tf.TensorSpec([None, None, None], tf.float32)], autograph=False)
+    def _ask(self, query: Query, events: tf.Tensor) -> tf.Tensor:
+        return self.query_tower(query, tf.ensure_shape(events, [None, None, self.config.embedding_dim]))
 
 
 def batch_candidates(inputs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:

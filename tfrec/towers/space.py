@@ -10,6 +10,7 @@ besides. Without a head for cold videos, or where the block does not pay, there 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -80,7 +81,9 @@ def rows_of(table: tf.Tensor | tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     return tf.nn.embedding_lookup(table, rows)
 
 
-def embed_query(query_tower: tf.keras.layers.Layer, query: Query, events: tf.Tensor, layout: Layout) -> tf.Tensor:
+def embed_query(
+    query_tower: Callable[[Query, tf.Tensor], tf.Tensor], query: Query, events: tf.Tensor, layout: Layout
+) -> tf.Tensor:
     """Embeds `B` requests.
 
     Args:
