@@ -2,12 +2,12 @@
 
     python benchmarks/accuracy.py [--data ../shared/data] [--hub ../shared/hub] [--keep DIR] [demo tiktok ml-1m ...]
 
-Prints the table of README.md, a row per run as it ends, and then what the published tables have beside what these runs reached
-on the validation part. TikTok is trained with five seeds (`--seeds`), of which mean and deviation are told. The last column of
-the first table is the largest difference between recall and NDCG in metrics.json and those of what the published model's
-signature `retrieve` answers to the same requests. With `--keep` the runs stay in a folder, and those that are there already
-are printed without training again. Data sets that are not there are left out. The NCF protocol on MovieLens-1M comes last, as
-`benchmarks/ncf_protocol.py` prints it.
+Prints the second table of README.md, a row per run as it ends, and then what the published tables have beside what these runs
+reached on the validation part. TikTok is trained with five seeds (`--seeds`), of which mean and deviation are told. The last
+column of the first table is the largest difference between recall and NDCG in metrics.json and those of what the published
+model's signature `retrieve` answers to the same requests. With `--keep` the runs stay in a folder, and those that are there
+already are printed without training again. Data sets that are not there are left out. The NCF protocol on MovieLens-1M comes
+last, as `benchmarks/ncf_protocol.py` prints it.
 """
 
 from __future__ import annotations
