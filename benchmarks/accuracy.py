@@ -108,6 +108,7 @@ def served_difference(output: Path, expected: dict[str, float]) -> float:
         expected: its metrics of retrieval.
     """
     import tensorflow as tf
+    import tensorflow_text  # noqa: F401  (ops of pretrained text preprocessors)
 
     from tfrec.data.dataset import load_dataset
     from tfrec.evaluation import metrics
