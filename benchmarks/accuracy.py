@@ -165,7 +165,7 @@ def row(name: str, metrics: dict[str, Any], difference: float) -> str:
         f"{warm[0]} {cell(warm[1], 'recall@20')}",
         cell(metrics.get("oracle", {}), "recall@20"),
         cell(metrics["cold_start"], "recall@20"),
-        f"{cold[0]} {cell(cold[1], 'recall@20')}",
+        f"{cold[0]} {cell(cold[1], 'recall@20')}" if cold[1] else "–",
         cell(metrics["ranking"], "click_auc"),
         cell(metrics["ranking"], "retrieval_click_auc"),
         f"{metrics['ranking']['click_ece']:.3f}",
