@@ -758,7 +758,7 @@ class TrainConfig:
 
     Args:
         output: folder of the run; default `runs/<dataset name>`.
-        seed: the same seed on the same machine gives the same result.
+        seed: the same seed on the same machine gives the same result, on CPUs.
         resume: continue a run that was stopped.
         recipe: options of retrieval that were not given are those of `plain` (the defaults), `graph` (users with few events),
             `sequences` (long histories in order), or `auto`: of what the data call for (docs/recipes.md).

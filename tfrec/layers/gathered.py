@@ -38,7 +38,7 @@ class Gathered(NamedTuple):
     def weighted_sum(self, weights: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """float32 `[B, D]`: the sum over the steps that a bool `[B, T]` says are present, by weights `[B, T]`."""
         if self.places is None:
-            # Not as a product of matrices, whose order of summation may depend on where in memory they lie.
+            # Element by element: one order of summation for every shape.
             present = weights * tf.cast(mask, tf.float32)
             return tf.reduce_sum(self.table * present[:, :, None], axis=1)
         cells = tf.where(mask)
