@@ -1,5 +1,7 @@
 """Causal self-attention: what a step depends on, and its values in NumPy."""
 
+import time
+
 import numpy as np
 import tensorflow as tf
 
@@ -108,3 +110,17 @@ def test_dropout_in_training_alone():
     layer = make_transformer()
     np.testing.assert_array_equal(layer(STEPS), layer(STEPS))
     assert np.abs(layer(STEPS, training=True) - layer(STEPS, training=True)).max() > 1e-3
+
+
+def test_xla_is_no_slower_by_an_order():
+    """With a bias added to the products, XLA took 35 times the processor time of plain TensorFlow."""
+    layer, steps = CausalTransformer(64, 1, 2, 64, 100, dropout=0.0), tf.random.stateless_normal([32, 100, 64], [0, 0])
+    layer(steps)
+    seconds = []
+    for jit_compile in (False, True):
+        function = tf.function(layer, jit_compile=jit_compile, autograph=False)
+        function(steps)
+        start = time.process_time()
+        function(steps).numpy()
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 8 * seconds[0]
