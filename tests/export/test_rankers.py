@@ -16,28 +16,39 @@ from tfrec.export.recommender import Recommender, save_recommender
 from tfrec.models.distilled_ranking import DistilledRanker
 from tfrec.models.ranking import RankingModel
 
-CONFIG = RankingConfig(hidden_units=[8], num_experts=2, position_bias=True, calibration="isotonic", distilled_units=[4])
+EXPERTS = RankingConfig(
+    hidden_units=[8], num_experts=2, position_bias=True, calibration="isotonic", distilled_units=[4]
+)
 
 
-@pytest.mark.parametrize("distilled", [False, True])
-def test_export_equals_library(dataset, retrieval, model, tmp_path, distilled):
-    ranking = RankingModel(CONFIG, dataset, retrieval, model.video_embeddings, model.history_embeddings)
+@pytest.mark.parametrize(
+    ("config", "distilled"),
+    [
+        (EXPERTS, False),
+        (EXPERTS, True),
+        (RankingConfig(hidden_units=[8], linear_dim=4), False),
+        (RankingConfig(network=False, linear_dim=4), False),
+    ],
+    ids=["experts", "distilled", "linear", "two_scores"],
+)
+def test_export_equals_library(dataset, retrieval, model, tmp_path, config, distilled):
+    ranking = RankingModel(config, dataset, retrieval, model.video_embeddings, model.history_embeddings)
     log = HistoryLog.of(dataset.interactions, (Part.TRAIN,), 6)
     query = log.latest(tf.constant([0, 1]), tf.constant([1_702_000_000] * 2, tf.int64))
     events = tf.gather(ranking.video_embeddings, tf.maximum(query.history, 0))
     asked = retrieval.embed_queries(query, ranking.history_embeddings)
     candidates = tf.constant([[3, 5], [7, 58]])
     if distilled:
-        ranking = DistilledRanker(CONFIG, dataset, ranking, retrieval)
+        ranking = DistilledRanker(config, dataset, ranking, retrieval)
     ranking.probabilities(query, asked, events, candidates)
-    untouched = {id(variable) for curve in ranking.curves for variable in curve.variables}
+    untouched = {id(variable) for curve in ranking.curves or () for variable in curve.variables}
     untouched |= {id(ranking.video_embeddings), id(ranking.history_embeddings)}
     draw = np.random.default_rng(4)
     for variable in ranking.variables:
         if variable.dtype == tf.float32 and id(variable) not in untouched:
-            variable.assign(np.abs(draw.normal(scale=0.2, size=variable.shape)))
+            variable.assign(np.abs(draw.normal(scale=0.1, size=variable.shape)))
     draw_logits = draw.normal(size=200).astype(np.float32)
-    for curve in ranking.curves:
+    for curve in ranking.curves or ():
         curve.fit(draw_logits, (draw.random(200) < 0.5).astype(np.float32))
 
     recommender = Recommender(replace(model, ranking=ranking))

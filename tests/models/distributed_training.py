@@ -85,7 +85,7 @@ def make(kind: str, dropout: float, distribution: Distribution):
     with distribution.scope() if distribution.is_remote else nullcontext():
         retrieval = RetrievalModel(config, dataset, content, events)
     embeddings = draw.normal(size=(NUM_VIDEOS, 8)).astype(np.float32)
-    ranking = RankingConfig(hidden_units=[8], num_cross_layers=1, dropout=dropout)
+    ranking = RankingConfig(hidden_units=[8], num_cross_layers=1, dropout=dropout, linear_dim=4)
     rows = np.arange(NUM_EVENTS)
     with distribution.scope():
         model = RankingModel(ranking, dataset, retrieval, embeddings)
