@@ -78,13 +78,14 @@ def milliseconds(contenders: Mapping[str, Search], queries: Matrix, batch_size: 
     for search in contenders.values():
         search(batches[0])
     deadline = time.perf_counter() + SECONDS_PER_CONTENDER * len(contenders)
-    turn = 0
+    draw, names, turn = np.random.default_rng(0), list(contenders), 0
     while turn < 5 or (time.perf_counter() < deadline and turn < 400):
-        for place, (name, search) in enumerate(contenders.items()):
+        # In another order each turn: exact search leaves the caches empty for whoever comes next.
+        for place, name in enumerate(draw.permutation(names)):
             # Other queries than the contender before has had, whose leaves are still in the cache.
             batch = batches[(turn + 37 * place) % len(batches)]
             started, used = time.perf_counter(), time.process_time()
-            search(batch)
+            contenders[name](batch)
             seconds[name].append((time.perf_counter() - started, time.process_time() - used))
         turn += 1
     return {name: np.percentile(values, 25, axis=0) * 1000 / batch_size for name, values in seconds.items()}
