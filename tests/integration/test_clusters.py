@@ -31,6 +31,7 @@ OPTIONS = (
     "--export.num_candidates=30",
     "--export.max_k=20",
 )
+IN_STEP = (*OPTIONS, "--ranking.linear_dim=4", "--ranking.distilled_units=[8]")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,33 @@ def assert_whole(output: Path, first: dict[str, float]) -> None:
     assert metrics["retrieval"]["recall@20"] > 0.5  # 20 of 60 videos by chance: 0.33
 
 
+def test_two_devices_train_a_small_ranker_as_one_does(data: Path, tmp_path: Path) -> None:
+    """On a linear model and the score of towers; nothing random, so that replicas draw nothing of their own."""
+    options = [
+        f"--data={data}",
+        "--recipe=plain",
+        "--retrieval.epochs=1",
+        "--retrieval.batch_size=256",
+        "--retrieval.dropout=0",
+        "--retrieval.embedding_dim=8",
+        "--retrieval.query.history_length=10",
+        "--retrieval.query.user_id_dropout=0",
+        "--retrieval.candidate.id_dropout=0",
+        "--ranking.network=false",
+        "--ranking.linear_dim=4",
+        "--ranking.epochs=2",
+        "--ranking.dropout=0",
+        "--ranking.distilled_units=[8]",
+    ]
+    log = tmp_path / "log"
+    program = str(Path(__file__).with_name("stages_on_devices.py"))
+    assert start([program, str(tmp_path), *options], log).wait(600) == 0, log.read_text()[-3000:]
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    for stage, expected in losses["one"].items():
+        np.testing.assert_allclose(losses["two"][stage], expected, rtol=0, atol=1e-4, err_msg=stage)
+    assert losses["one"]["distillation"][-1] < losses["one"]["distillation"][1]
+
+
 def start_workers(log: Path, output: Path, *arguments: str) -> list[subprocess.Popen[bytes]]:
     """Two that train in step, the chief first."""
     cluster = free_addresses(worker=2)
@@ -103,17 +131,28 @@ def timeless(numbers: Any) -> Any:
     return {name: timeless(value) for name, value in numbers.items() if "second" not in name}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two workers in step, with a ranker that has a linear model in it, and the small one that learns from it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    processes = start_workers(folder / "log", folder / "run", *IN_STEP, f"--data={data}")
+    try:
+        assert [process.wait(600) for process in processes] == [0, 0], (folder / "log.0").read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return folder / "run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0], ids=["worker", "chief"])
-def test_workers_in_step_resume_after_one_was_killed(data: Path, tmp_path: Path, victim: int) -> None:
-    """With a ranker that has a linear model in it, and the small one that learns from it: nothing is lost, to the last bit."""
-    options = [*OPTIONS, "--ranking.linear_dim=4", "--ranking.distilled_units=[8]", f"--data={data}"]
-    undisturbed = tmp_path / "undisturbed"
-    processes = start_workers(tmp_path / "log", undisturbed, *options)
+def test_workers_in_step_resume_after_one_was_killed(
+    data: Path, undisturbed: Path, tmp_path: Path, victim: int
+) -> None:
+    """Nothing is lost, to the last bit."""
+    options, output, log = [*IN_STEP, f"--data={data}"], tmp_path / "run", tmp_path / "killed"
+    processes = start_workers(log, output, *options)
     try:
-        assert [process.wait(600) for process in processes] == [0, 0], (tmp_path / "log.0").read_text()[-3000:]
-        output, log = tmp_path / "run", tmp_path / "killed"
-        processes = start_workers(log, output, *options)
         wait_for(lambda: len(records(output)) >= 2, processes[0], log.with_suffix(".0"))
         processes[victim].kill()
         assert processes[1 - victim].wait(300) != 0
