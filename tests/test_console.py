@@ -40,12 +40,18 @@ def test_bar_shows_count_and_rate(screen):
     assert "videos/s" in shown
 
 
-def test_bar_writes_nothing_where_there_is_no_terminal(monkeypatch):
-    text = io.StringIO()
-    monkeypatch.setattr(console, "console", Console(file=text))
-    with console.progress_bar("features", "videos") as progress:
-        progress(1, 2)
-    assert text.getvalue() == ""
+def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is(monkeypatch):
+    """A resumed run: 400 were done before, so 600 in 60 s, then 61 in 61 s."""
+    text, times = io.StringIO(), iter([1000.0, 1030.0, 1060.0, 1100.0, 1121.0])
+    monkeypatch.setattr(console, "console", Console(file=text, width=100))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    with console.progress_bar("Scoring", "users") as progress:
+        for done in (400, 900, 1000, 1050, 1061):
+            progress(done, 100_000)
+    assert text.getvalue().splitlines() == [
+        "  Scoring: 1,000 of 100,000 users, 10 users/s, 2:45:00 left",
+        "  Scoring: 1,061 of 100,000 users, 1 users/s, 1 day, 3:28:59 left",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 """Standard output; plain lines where it is no terminal."""
 
+SECONDS_PER_LINE = 60.0
+"""Between lines of progress, where there is no terminal."""
+
 ProgressCallback = Callable[[int, int], None]
 """Called with how much is done and how much there is."""
 
@@ -31,18 +35,16 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The rate so far, or nothing before the first unit."""
-        if task.speed is None:
-            return Text("")
-        return Text(
-            f"{task.speed:,.0f} {task.fields['unit']}/s"
-            if task.speed >= 10
-            else f"{task.speed:.2g} {task.fields['unit']}/s"
-        )
+        return Text("" if task.speed is None else _rate(task.speed, task.fields["unit"]))
+
+
+def _rate(speed: float, unit: str) -> str:
+    return f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2g} {unit}/s"
 
 
 @contextmanager
 def progress_bar(description: str, unit: str) -> Iterator[ProgressCallback]:
-    """A bar with count, rate and remaining time, gone when the work is done.
+    """A bar with count, rate and remaining time, gone when the work is done; where there is no terminal, a line a minute.
 
     Args:
         description: what is going on.
@@ -51,6 +53,9 @@ def progress_bar(description: str, unit: str) -> Iterator[ProgressCallback]:
     Yields:
         The callback that moves the bar.
     """
+    if not console.is_terminal:
+        yield _progress_lines(description, unit)
+        return
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -58,9 +63,28 @@ def progress_bar(description: str, unit: str) -> Iterator[ProgressCallback]:
         RateColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=None, unit=unit)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _progress_lines(description: str, unit: str) -> ProgressCallback:
+    """Prints a line when `SECONDS_PER_LINE` have passed since the last one, with the rate since then."""
+    since = 0.0
+    counted: int | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal since, counted
+        now = time.monotonic()
+        if counted is None:  # what an earlier run has done says nothing of the rate
+            since, counted = now, done
+        elif now - since >= SECONDS_PER_LINE:
+            speed = (done - counted) / (now - since)
+            left = f", {timedelta(seconds=round((total - done) / speed))} left" if speed > 0 else ""
+            console.print(f"  {description}: {done:,} of {total:,} {unit}, {_rate(speed, unit)}{left}")
+            since, counted = now, done
+
+    return report
 
 
 stage_seconds: dict[str, float] = {}
