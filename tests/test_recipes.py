@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tfrec import recipes
 from tfrec.config import QueryConfig, RetrievalConfig, TrainConfig
 from tfrec.data.schema import Dataset, Interactions
 from tfrec.errors import TfrecError
@@ -16,7 +17,7 @@ from tfrec.recipes import RECIPES, Facts, choose, with_recipe
 from tfrec.train import as_yaml, parse_arguments
 
 ROOT = Path(__file__).parents[1]
-SPARSE = Facts(has_order=False, has_times=False, events_per_user=2, num_events=60_000)
+SPARSE = Facts(has_order=False, has_times=False, events_per_user=2, num_events=60_000, num_videos=7_000)
 
 
 @pytest.mark.parametrize(
@@ -25,10 +26,10 @@ SPARSE = Facts(has_order=False, has_times=False, events_per_user=2, num_events=6
         (SPARSE, "graph"),
         (replace(SPARSE, has_order=True, has_times=True, events_per_user=5), "graph"),
         (replace(SPARSE, events_per_user=6), "plain"),
-        (Facts(True, False, 96, 980_000), "sequences"),
-        (Facts(True, True, 65, 80_000), "plain"),
-        (Facts(True, True, 20, 1_000_000), "plain"),
-        (Facts(False, False, 96, 980_000), "plain"),
+        (Facts(True, False, 96, 980_000, 3_400), "sequences"),
+        (Facts(True, True, 65, 80_000, 1_700), "plain"),
+        (Facts(True, True, 20, 1_000_000, 9_000), "plain"),
+        (Facts(False, False, 96, 980_000, 3_400), "plain"),
     ],
 )
 def test_the_data_choose(facts: Facts, recipe: str) -> None:
@@ -39,7 +40,7 @@ def test_the_data_choose(facts: Facts, recipe: str) -> None:
 
 def test_facts_of_a_log(sparse_dataset: Dataset) -> None:
     # Users 0 and 1 watched one video each in training, user 2 two; timestamps count from 1.
-    assert Facts.of(sparse_dataset) == Facts(True, False, 1.0, 4)
+    assert Facts.of(sparse_dataset) == Facts(True, False, 1.0, 4, 3)
 
 
 def test_options_that_were_given_stay(sparse_dataset: Dataset) -> None:
@@ -66,7 +67,10 @@ def test_of_a_configuration_made_in_python_what_differs_is_given(sparse_dataset:
 def test_a_recipe_gives_way_to_options_that_it_cannot_be_mixed_with(sparse_dataset: Dataset) -> None:
     given = ["--retrieval.embedding_dim=16"]  # no four parts of equal width
     config, line = with_recipe(parse_arguments(given), sparse_dataset)
-    assert (config.recipe, config.retrieval) == ("plain", RetrievalConfig(embedding_dim=16, trends=False))
+    assert (config.recipe, config.retrieval) == (
+        "plain",
+        RetrievalConfig(embedding_dim=16, trends=False, linear_dim=128),
+    )
     assert "ensemble_size" in line
     with pytest.raises(TfrecError, match="ensemble_size"):
         with_recipe(parse_arguments([*given, "--recipe=graph"]), sparse_dataset)
@@ -76,6 +80,16 @@ def test_encoders_that_are_fine_tuned_keep_the_graph_away(sparse_dataset: Datase
     config, line = with_recipe(parse_arguments(["--features.text.training=top_layers"]), sparse_dataset)
     assert (config.recipe, config.retrieval.candidate.graph) == ("plain", "none")
     assert "graph does not go with the options given" in line
+
+
+def test_a_linear_model_stands_beside_plain_towers_over_a_small_catalogue(
+    sparse_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = parse_arguments(["--recipe=plain"])
+    assert with_recipe(asked, sparse_dataset)[0].retrieval.linear_dim == 128
+    assert with_recipe(parse_arguments([]), sparse_dataset)[0].retrieval.linear_dim == 0, "graph"
+    monkeypatch.setattr(recipes, "SMALL_CATALOGUE", len(sparse_dataset.videos) - 1)
+    assert with_recipe(asked, sparse_dataset)[0].retrieval.linear_dim == 0
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

@@ -375,6 +375,8 @@ class RetrievalConfig:
         num_hard_negatives: further ones: what the model takes for likeliest of eight times as many uniform draws.
         queue_size: targets of earlier batches that are negatives too, by their embeddings of then (cross-batch memory). These
             three are for `training: events`, where negatives are a sample.
+        linear_dim: width of the factors of a linear model from videos to videos (EASE) that stands beside the towers, where it
+            finds more in the validation part; 0: without. For catalogues of at most 20,000 watched videos.
         temperature: divides the scores in the softmax.
         log_q_correction: whether the bias of in-batch negatives is corrected (Yi et al., RecSys 2019).
         frequency: of targets, for the correction: `exact`, counted, or `streaming`, followed while batches go by.
@@ -403,6 +405,7 @@ class RetrievalConfig:
     num_popular_negatives: int = 0
     num_hard_negatives: int = 0
     queue_size: int = 0
+    linear_dim: int = 0
     temperature: float = 1.0
     log_q_correction: bool = True
     frequency: Literal["exact", "streaming"] = "exact"
@@ -430,7 +433,7 @@ class RetrievalConfig:
             "steps_per_execution",
         )
         _require_share(self, "dropout")
-        _require_not_negative(self, "num_uniform_negatives", "max_examples_per_user", "weight_decay")
+        _require_not_negative(self, "num_uniform_negatives", "max_examples_per_user", "weight_decay", "linear_dim")
         _require(0 <= self.gbce_calibration <= 1, "gbce_calibration", self.gbce_calibration, "from 0 to 1")
         if self.training == "sequences":
             encoders = f"one of {', '.join(SEQUENCE_ENCODERS)} where `training` is sequences"

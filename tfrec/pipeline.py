@@ -51,10 +51,11 @@ from tfrec.index.base import Index
 from tfrec.index.tune import build_index
 from tfrec.models.baselines import ContentKNN
 from tfrec.models.cold_start import ColdStartModel
-from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos, content_scale
+from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos
 from tfrec.models.content_block import ContentBlock
 from tfrec.models.distilled_ranking import DistilledRanker
 from tfrec.models.fine_tuning import FineTunedRetrieval
+from tfrec.models.linear_factors import Factors
 from tfrec.models.negatives import POOL_PER_HARD_NEGATIVE
 from tfrec.models.ranker import Ranker
 from tfrec.models.ranking import RankingModel
@@ -63,7 +64,7 @@ from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.set_retrieval import SetRetrievalModel
 from tfrec.models.training import Objective, Record, fit, restore_best
 from tfrec.run import RunFolder, atomic_file, new_folder
-from tfrec.towers.space import Layout, Tables
+from tfrec.towers.space import Layout, Tables, block_scale
 
 QUERIES_PER_BATCH = 1024
 STOCK, NATIVE, VIDEO_ENCODER = "recommender", "recommender_scann", "video_encoder"
@@ -74,6 +75,9 @@ COLD_APPEALS = tuple(np.arange(-2.0, 6.1, 0.5).tolist())
 
 MAX_TUNING_USERS = 2000
 """Users of the validation part that choose among them."""
+
+BLEND_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+"""Tried: of the logarithm of recent counts, and of the linear model, whose scores vary as much as the towers' at 1."""
 
 SLATES_PER_CALL = 64
 
@@ -185,6 +189,7 @@ class Stages:
     def train_retrieval(self) -> RetrievalModel:
         """Two towers, stopped early by a metric on the validation part."""
         config = self.config.retrieval
+        factors = self._linear_factors()  # a catalogue too large for them is refused before training
         tf.keras.utils.set_random_seed(self.config.seed)
         with self.distribution.scope():
             model = self._untrained_retrieval()
@@ -206,7 +211,41 @@ class Stages:
             Objective(config.objective, True, config.patience),
             self.distribution,
         )
-        return self._on_one_device("retrieval", model, self._untrained_retrieval, self._retrieval_stream.epoch)
+        model = self._on_one_device("retrieval", model, self._untrained_retrieval, self._retrieval_stream.epoch)
+        return self._blended(model, factors)
+
+    def _linear_factors(self) -> Factors | None:
+        dim = self.config.retrieval.linear_dim
+        return Factors.fitted(self.dataset.interactions, dim, self.config.seed) if dim else None
+
+    def _blended(self, retrieval: RetrievalModel, factors: Factors | None) -> RetrievalModel:
+        """With as much of what is watched lately, and of a linear model, as finds most in the validation part.
+
+        Training cannot tell how much: of its events, a video's learned appeal knows what came after, and the linear model the
+        event itself.
+        """
+        task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
+        retrieval.linear = factors
+        tables = retrieval.tables(retrieval.publish(retrieval.embed_catalogue(), _opening(task)))
+        asked, recent, unit = self._embed(retrieval, self.queries(task), tables), retrieval.appeal.recent(), 0.0
+        if factors is not None:
+            unit = block_scale(asked, tables.layout.learned(tables.videos), factors.offered)
+
+        def recall_with(recency: float, linear: float) -> float:
+            videos = tables.videos.copy()
+            videos[:, -1] += recency * recent
+            videos[:, : tables.layout.block_dim] *= linear * unit
+            return self._recall(task, asked, tables.with_videos(videos), "retrieval")
+
+        recency, linear = 0.0, 0.0
+        if recent.any():
+            recency = max(BLEND_WEIGHTS, key=lambda weight: (recall_with(weight, 0.0), -weight))
+        if factors is not None:
+            linear = max(BLEND_WEIGHTS, key=lambda weight: (recall_with(recency, weight), -weight))
+        retrieval.appeal.recency = recency
+        retrieval.linear = factors.scaled(linear * unit) if factors is not None and linear else None
+        console.print(f"  beside what was learned: recency {recency:g}, linear model {linear:g}")
+        return retrieval
 
     def _on_one_device(
         self,
@@ -263,7 +302,7 @@ class Stages:
         retrieval = tuned._untrained_retrieval()
         retrieval.compute_loss(next(iter(self._retrieval_stream.epoch(0))))
         restore_best(retrieval, self.run.folder / "checkpoints" / FINE_TUNING)
-        return tuned, retrieval
+        return tuned, tuned._blended(retrieval, tuned._linear_factors())
 
     def _untrained_retrieval(self) -> RetrievalModel:
         config = self.config.retrieval
@@ -328,7 +367,8 @@ class Stages:
         embeddings = retrieval.embed_catalogue()
         model = ColdStartModel(config, retrieval, self.content, embeddings, batches.steps_per_epoch)
         task = self._validation_task()
-        asked = self._embed(retrieval, self.queries(task), retrieval.tables(embeddings))
+        learned = Tables(embeddings, retrieval.history_embeddings(embeddings))
+        asked = self._embed(retrieval, self.queries(task), learned)
         cold = self.dataset.interactions.train_counts == 0
         enough = len(_cold_users(task)) >= MIN_COLD_USERS
         rows = np.flatnonzero(cold) if enough else np.arange(len(cold))
@@ -341,7 +381,7 @@ class Stages:
             return _validation_record(results, slice_name="cold_start" if enough else "retrieval")
 
         self._fit("cold_start", model, config, batches.epoch, validate, Objective("recall@20", True, config.patience))
-        alone = ColdVideos(model)
+        alone = ColdVideos(model, linear_dim=0 if retrieval.linear is None else retrieval.linear.dim)
         if config.calibrate_norms and cold.any():
             alone = replace(
                 alone, taste_scale=_taste_scale(embeddings[~cold], model.embed_videos(np.flatnonzero(cold)))
@@ -371,7 +411,7 @@ class Stages:
         tables = self._unpublished(retrieval, beside, cold)
         asked = self._embed(retrieval, self.queries(task), tables)
         generated = tables.layout.learned(tables.videos)[cold]
-        scale = content_scale(asked, generated, block.catalogue[cold], tables.layout)
+        scale = block_scale(asked, generated, block.catalogue[cold])
 
         def measured(share: float) -> tuple[float, ColdVideos]:
             blend = replace(beside, content_share=share, content_scale=scale, level=float(generated[:, -1].mean()))
@@ -445,7 +485,7 @@ class Stages:
             # Written twice only where they are two, so that all workers make the same variables of them.
             history = {} if tables.history is tables.videos else {"history": tables.history}
             with atomic_file(self._tables_file) as file:
-                np.savez(file, videos=tables.videos, content_dim=tables.layout.content_dim, **history)
+                np.savez(file, videos=tables.videos, block_dim=tables.layout.block_dim, **history)
             self.distribution.wait_for_chief()
         return tables
 
@@ -455,7 +495,7 @@ class Stages:
         with np.load(self._tables_file) as stored:
             videos = stored["videos"]
             history = stored.get("history", videos)
-            return Tables(videos, history, Layout(int(stored["content_dim"])))
+            return Tables(videos, history, Layout(int(stored["block_dim"])))
 
     @property
     def _tables_file(self) -> Path:
@@ -468,13 +508,14 @@ class Stages:
         embeddings = retrieval.embed_catalogue()
         if cold_videos is None:
             return retrieval.tables(embeddings)
-        videos = np.pad(embeddings, [(0, 0), (cold_videos.layout.content_dim, 0)])
-        videos[cold] = cold_videos.embed_videos(cold)
-        if cold_videos.block is None:
-            return retrieval.tables(videos)
+        generated, block = cold_videos.embed_videos(cold), cold_videos.block
+        if block is None:
+            embeddings[cold] = cold_videos.layout.learned(generated)
+            return retrieval.tables(embeddings)
         embeddings[cold] = cold_videos.head.embed_videos(cold)
-        history = [cold_videos.block.catalogue, retrieval.history_embeddings(embeddings)]
-        return Tables(videos, np.concatenate(history, axis=1), cold_videos.layout)
+        tables = retrieval.tables(embeddings).with_block(np.zeros_like(block.catalogue), block.catalogue)
+        tables.videos[cold] = generated
+        return tables
 
     def _cold_appeal(self, retrieval: RetrievalModel, tables: Tables, cold: NDArray[np.int64]) -> float:
         """What to add to the scores of all cold videos, so that they neither flood the slates nor vanish from them.

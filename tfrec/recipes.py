@@ -55,6 +55,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 POSITIONS = {"trends": False}
 """Of every recipe, where timestamps are no times: there is no lately."""
 
+CLOSED_FORM = {"linear_dim": 128}
+"""Of `plain`, where the catalogue is small."""
+
+SMALL_CATALOGUE = 5_000
+"""Videos up to which the square matrix of a linear model takes seconds."""
+
 FEW_EVENTS = 5
 """Median of the users' training positives up to which `graph` is chosen."""
 
@@ -77,12 +83,14 @@ class Facts:
         has_times: whether timestamps are times, not positions in a sequence.
         events_per_user: median of the training positives of users who have any.
         num_events: training positives.
+        num_videos: of the catalogue.
     """
 
     has_order: bool
     has_times: bool
     events_per_user: float
     num_events: int
+    num_videos: int
 
     @classmethod
     def of(cls, dataset: Dataset) -> Facts:
@@ -95,6 +103,7 @@ class Facts:
             has_times=log.has_time and int(log.timestamp.max(initial=0)) >= EARLIEST_TIME,
             events_per_user=float(np.median(counts[counts > 0])) if len(rows) else 0.0,
             num_events=len(rows),
+            num_videos=log.num_videos,
         )
 
 
@@ -128,6 +137,8 @@ def with_recipe(config: TrainConfig, dataset: Dataset) -> tuple[TrainConfig, str
 
     def taken(name: RecipeName) -> dict[str, Any]:
         options = dict(RECIPES[name])
+        if name == "plain" and facts.num_videos <= SMALL_CATALOGUE:
+            options |= CLOSED_FORM
         if facts.has_order and not facts.has_times:
             options |= POSITIONS
         return {key: value for key, value in options.items() if f"retrieval.{key}" not in given}

@@ -65,7 +65,7 @@ def test_a_content_block_counts_in_every_block() -> None:
     queries, videos = np.eye(2, dtype=np.float32), np.zeros((VIDEOS, 2), np.float32)
     videos[250], videos[7] = [3, 0], [0, 2]
     ranked = rank_candidates(
-        InnerProducts(queries, videos, Layout(content_dim=1)),
+        InnerProducts(queries, videos, Layout(block_dim=1)),
         np.arange(2),
         sparse.csr_matrix((2, VIDEOS), dtype=np.float32),
         {"all": np.ones(VIDEOS, bool)},

@@ -22,13 +22,13 @@ from tfrec.config import (
 from tfrec.data.schema import Dataset, Interactions, Part
 from tfrec.features.content import ContentFeatures, Modality
 from tfrec.models.cold_start import LEAST_LOG_VARIANCE, ColdStartModel
-from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos, content_scale
+from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos
 from tfrec.models.content_block import ContentBlock
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.pipeline import Stages
 from tfrec.run import RunFolder
-from tfrec.towers.space import Layout
+from tfrec.towers.space import Layout, block_scale
 
 SHARE, SCALE, LEVEL = 0.25, 3.0, -2.0
 NUM_USERS, NUM_WARM, NUM_VIDEOS, NUM_KINDS = 60, 24, 96, 6
@@ -95,7 +95,7 @@ def test_lengths_and_exploration(cold_videos, head, with_block):
     rows = np.arange(24, 30)
     plain = cold_videos if with_block else ColdVideos(head)
     changed = replace(plain, taste_scale=2.0, exploration_weight=0.5).embed_videos(rows)
-    before, taste = plain.embed_videos(rows), slice(plain.layout.content_dim, -1)
+    before, taste = plain.embed_videos(rows), slice(plain.layout.block_dim, -1)
     np.testing.assert_allclose(changed[:, taste], 2 * before[:, taste], rtol=1e-5)
     deviation = np.exp(0.5 * head.embed_rows(rows)[1]).mean(axis=1)
     np.testing.assert_allclose(changed[:, -1], before[:, -1] + 0.5 * deviation, rtol=1e-5, atol=1e-5)
@@ -111,8 +111,16 @@ def test_scale_makes_cosines_vary_as_much_as_scores():
     queries = np.array([[1, 0, 2], [0, 1, 4]], np.float32)  # two dimensions of content, one learned
     learned = np.array([[0], [3]], np.float32)  # scores 0, 6 and 0, 12: deviations 3 and 6
     directions = np.array([[1, 0], [0, 1]], np.float32)  # cosines 1, 0 and 0, 1: deviations 0.5
-    assert content_scale(queries, learned, directions, Layout(2)) == pytest.approx(4.5 / 0.5)
-    assert content_scale(queries, learned, np.zeros((2, 2), np.float32), Layout(2)) == 1.0
+    assert block_scale(queries, learned, directions) == pytest.approx(4.5 / 0.5)
+    assert block_scale(queries, learned, np.zeros((2, 2), np.float32)) == 1.0
+
+
+def test_a_linear_model_says_nothing_of_cold_videos(cold_videos, head):
+    """Its columns stand between the content and what was learned, and a cold video holds zeros in them."""
+    rows = np.arange(24, 30)
+    plain, beside = cold_videos.embed_videos(rows), replace(cold_videos, linear_dim=3).embed_videos(rows)
+    np.testing.assert_array_equal(beside, np.insert(plain, [4] * 3, 0.0, axis=1))
+    np.testing.assert_array_equal(ColdVideos(head, linear_dim=3).embed_videos(rows)[:, 3:], head.embed_videos(rows))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tfrec.errors import TfrecError
 from tfrec.evaluation.evaluate import positives_matrix
 from tfrec.models import linear_factors
 from tfrec.models.baselines import EASE, tuned
-from tfrec.models.linear_factors import LinearFactors
+from tfrec.models.linear_factors import Factors, LinearFactors
 from tfrec.models.ranking import RankingModel
 
 
@@ -38,7 +38,7 @@ def scores(factors: LinearFactors, watched: np.ndarray) -> np.ndarray:
 
 def test_all_factors_are_ease_itself(dataset, truth):
     watched, expected = truth
-    factors = LinearFactors.fitted(dataset.interactions, 40)
+    factors = LinearFactors(Factors.fitted(dataset.interactions, 40))
     np.testing.assert_allclose(scores(factors, watched), expected, atol=1e-4)
     cold = dataset.interactions.train_counts == 0
     assert not factors.offered.numpy()[cold].any()
@@ -46,7 +46,7 @@ def test_all_factors_are_ease_itself(dataset, truth):
 
 def test_few_factors_are_the_nearest_of_their_rank(dataset, truth):
     watched, expected = truth
-    answer = scores(LinearFactors.fitted(dataset.interactions, 3), watched)
+    answer = scores(LinearFactors(Factors.fitted(dataset.interactions, 3)), watched)
     left, values, right = np.linalg.svd(expected)
     np.testing.assert_allclose(answer, (left[:, :3] * values[:3]) @ right[:3], atol=1e-3)
 
@@ -72,6 +72,6 @@ def test_the_ranker_starts_at_the_sum_of_both_scores(dataset, retrieval, network
 
 def test_a_catalogue_too_large_is_refused(dataset, monkeypatch):
     monkeypatch.setattr(linear_factors.EASE, "unavailable", lambda *_: "inverts too much")
-    with pytest.raises(TfrecError, match=r"`ranking.linear_dim` inverts too much. Set it to 0."):
-        LinearFactors.fitted(replace(dataset.interactions), 4)
+    with pytest.raises(TfrecError, match=r"`linear_dim` inverts too much. Set it to 0."):
+        Factors.fitted(replace(dataset.interactions), 4)
     assert EASE.name == "ease"

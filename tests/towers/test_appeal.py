@@ -57,6 +57,20 @@ def test_published_counts_the_whole_training_part(interactions):
     np.testing.assert_allclose(layer.published(VIDEOS, START + 9999), np.log([3, 2, 2]), rtol=1e-3)
 
 
+def test_recency_counts_once_the_log_has_ended(interactions):
+    """The watches of video 0 are 63 and 62 periods old then, that of video 1 is 61, that of video 2 none; 8 halve them."""
+    layer = Appeal(interactions, np.zeros(3, np.int64))
+    at_events = appeal_at(layer, 950)
+    expected = np.log1p([0.5 ** (63 / 8) + 0.5 ** (62 / 8), 0.5 ** (61 / 8), 1])
+    np.testing.assert_allclose(layer.recent(), expected, rtol=1e-3)
+    layer.recency = 2.0
+    np.testing.assert_allclose(
+        layer.published(VIDEOS, START + 9999), np.log([3, 2, 2]) + 2 * expected, rtol=1e-3, atol=1e-3
+    )
+    np.testing.assert_array_equal(appeal_at(layer, 950), at_events)
+    assert not Appeal(interactions, np.zeros(3, np.int64), trends=False).recent().any()
+
+
 def test_later_events_do_not_leak(make_interactions):
     later = [(1, video, START + second) for video in range(3) for second in range(1001, 6400, 300)]
     lean, rich = (Appeal(make_interactions(events), np.zeros(3, np.int64)) for events in (EVENTS, EVENTS + later))

@@ -1,4 +1,4 @@
-"""Where the parts of an embedding are, and what a content block does to scores."""
+"""Where the parts of an embedding are, and what a block does to scores."""
 
 import numpy as np
 import tensorflow as tf
@@ -13,11 +13,11 @@ from tfrec.towers.space import Layout, Tables, embed_query
 def test_parts():
     embeddings = np.arange(12, dtype=np.float32).reshape(2, 6)
     layout = Layout(2)
-    np.testing.assert_array_equal(layout.content(embeddings), [[0, 1], [6, 7]])
+    np.testing.assert_array_equal(layout.block(embeddings), [[0, 1], [6, 7]])
     np.testing.assert_array_equal(layout.learned(embeddings), [[2, 3, 4, 5], [8, 9, 10, 11]])
     np.testing.assert_array_equal(layout.taste(embeddings), [[2, 3, 4], [8, 9, 10]])
     np.testing.assert_array_equal(layout.taste(tf.constant(embeddings)), layout.taste(embeddings))
-    assert Layout().content(embeddings).shape == (2, 0)
+    assert Layout().block(embeddings).shape == (2, 0)
     np.testing.assert_array_equal(Layout().taste(embeddings), embeddings[:, :5])
 
 
@@ -42,6 +42,14 @@ def test_a_shared_table_stays_shared():
     assert separate.history is other
     assert separate.videos is two
     assert separate.layout == Layout(1)
+
+
+def test_columns_are_put_before_all_others():
+    one, two = np.ones((3, 2), np.float32), np.full((3, 1), 2, np.float32)
+    tables = Tables(one, one).with_block(two, 2 * two).with_block(3 * two, 0 * two)
+    np.testing.assert_array_equal(tables.videos, [[6, 2, 1, 1]] * 3)
+    np.testing.assert_array_equal(tables.history, [[0, 4, 1, 1]] * 3)
+    assert tables.layout == Layout(2)
 
 
 def test_a_request_holds_the_mean_content_of_its_history():

@@ -236,7 +236,7 @@ class Recommender:
         """The most alike in taste, by cosine, among those with the largest inner product."""
         row = self._ids.rows(video_id)[:, None]
         taste = self._tastes(row)
-        query = tf.pad(taste[:, 0], [[0, 0], [self._model.layout.content_dim, 1]])  # nor does appeal make a video alike
+        query = tf.pad(taste[:, 0], [[0, 0], [self._model.layout.block_dim, 1]])  # nor does appeal make a video alike
         found = self._retriever.nearest(query, self._default_filters(row), tf.zeros_like(row[:, 0])).rows
         cosine = tf.squeeze(tf.matmul(taste, self._tastes(found), transpose_b=True), 1)
         return self._found(best(found, tf.where((row >= 0) & (found >= 0), cosine, -np.inf), self._model.config.max_k))

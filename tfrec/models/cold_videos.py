@@ -20,9 +20,6 @@ from tfrec.towers.space import Layout
 CONTENT_SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99)
 """Tried. At the last one content is all but alone: what is left of a taste still has its direction."""
 
-MAX_MEASURED = 2000
-"""Videos by which the spread of scores is measured."""
-
 
 @dataclass(frozen=True)
 class ColdVideos:
@@ -35,6 +32,7 @@ class ColdVideos:
         content_scale: what a cosine of 1 is worth in the score.
         level: appeal that the share draws the head's towards.
         taste_scale: of the head's tastes.
+        linear_dim: columns of the block that are a linear model's, in which a cold video holds zeros.
         exploration_weight: what a standard deviation of the latent, mean over its dimensions, adds to the appeal. That of a
             score differs from request to request, which no index can hold; this is the part that all requests share.
     """
@@ -45,12 +43,13 @@ class ColdVideos:
     content_scale: float = 1.0
     level: float = 0.0
     taste_scale: float = 1.0
+    linear_dim: int = 0
     exploration_weight: float = 0.0
 
     @property
     def layout(self) -> Layout:
         """Of what `embed` returns."""
-        return Layout(0 if self.block is None else self.block.dim)
+        return Layout(self.linear_dim + (0 if self.block is None else self.block.dim))
 
     def embed(
         self, values: Mapping[str, tf.Tensor], lengths: Mapping[str, tf.Tensor], columns: tf.Tensor | None = None
@@ -58,22 +57,21 @@ class ColdVideos:
         """Embeds videos that may be in no catalogue; arguments as `ColdStartModel.embed`.
 
         Returns:
-            Embeddings, and the log-variance of the latents behind them, float32 `[B, content_dim + D]` each. Content is no
-            draw: its variance counts as the least one that there is.
+            Embeddings, and the log-variance of the latents behind them, float32 `[B, block_dim + D]` each. The block is
+            no draw: its variance counts as the least one that there is.
         """
         learned, log_variance = self.head.embed(values, lengths, columns)
-        if self.block is None:
-            return self._joined(learned, log_variance, None), log_variance
-        certain = [[0, 0], [self.block.dim, 0]]
+        certain = [[0, 0], [self.layout.block_dim, 0]]
         padded = tf.pad(log_variance, certain, constant_values=LEAST_LOG_VARIANCE)
-        return self._joined(learned, log_variance, self.block.embed(values, lengths)), padded
+        directions = None if self.block is None else self.block.embed(values, lengths)
+        return self._joined(learned, log_variance, directions), padded
 
     def embed_columns(self, codes: Mapping[str, tf.Tensor], numbers: tf.Tensor | None) -> tf.Tensor | None:
         """Side columns for `embed`; arguments as `ColumnEmbedding.embed`. None where the catalogue has none."""
         return self.head.embed_columns(codes, numbers)
 
     def embed_videos(self, videos: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 `[n, content_dim + D]` for row numbers of the catalogue."""
+        """float32 `[n, block_dim + D]` for row numbers of the catalogue."""
         directions = None if self.block is None else self.block.catalogue[videos]
         return np.asarray(self._joined(*self.head.embed_rows(videos), directions))
 
@@ -85,21 +83,5 @@ class ColdVideos:
         if self.exploration_weight:
             appeal += self.exploration_weight * tf.reduce_mean(tf.exp(0.5 * log_variance), axis=1, keepdims=True)
         content = [] if directions is None else [share * self.content_scale * directions]
-        return tf.concat([*content, taste, appeal], axis=1)
-
-
-def content_scale(
-    queries: NDArray[np.float32], learned: NDArray[np.float32], directions: NDArray[np.float32], layout: Layout
-) -> float:
-    """How much more the head's scores of cold videos vary than their cosines: mean deviation over mean deviation.
-
-    Args:
-        queries: float32 `[B, content_dim + D]`.
-        learned: float32 `[C, D]`, from the head.
-        directions: float32 `[C, content_dim]`.
-        layout: of the queries.
-    """
-    sample = slice(None, None, max(1, len(learned) // MAX_MEASURED))
-    spread = (layout.learned(queries) @ learned[sample].T).std(axis=1).mean()
-    of_cosines = (layout.content(queries) @ directions[sample].T).std(axis=1).mean()
-    return float(spread / of_cosines) if of_cosines > 0 else 1.0
+        nothing = tf.zeros([tf.shape(taste)[0], self.linear_dim])
+        return tf.concat([*content, nothing, taste, appeal], axis=1)

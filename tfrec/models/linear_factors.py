@@ -1,10 +1,15 @@
-"""A linear model from videos to videos, in factors: what the ranker takes besides the towers.
+"""A linear model from videos to videos, in factors: what retrieval and the ranker take besides the towers.
 
-EASE, whose weights are a square matrix over the catalogue in closed form, errs otherwise than towers do, so a ranker that sees
-both scores does better than either. Its best approximation of low rank is two narrow tables, which any server can hold.
+EASE, whose weights are a square matrix over the catalogue in closed form, errs otherwise than towers do, so the sum of both
+scores does better than either. Its best approximation of low rank is two narrow tables, which an index and any server can hold.
+
+References:
+    Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,28 +23,32 @@ from tfrec.errors import TfrecError
 from tfrec.models.baselines import EASE, tuned
 
 
-class LinearFactors(tf.Module):
-    """Scores candidates by what is in the history, linearly.
-
-    The factors span the directions in which the scores of the training users vary most: no other tables of this width come
-    nearer to these scores, by the sum of squares. These scores have mean square 1 before they are cut down: the ranker's moving
-    averages begin there.
-
-    References:
-        Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
+class Factors(NamedTuple):
+    """Of the weights: a candidate's score is the inner product of its factors and the sum of those of the history.
 
     Args:
         watched: float32 `[num_videos, dim]`, what a video in the history says.
-        offered: float32 `[num_videos, dim]`, what a candidate is.
+        offered: float32 `[num_videos, dim]`, what a candidate is; zeros for a cold one.
     """
 
-    def __init__(self, watched: NDArray[np.float32], offered: NDArray[np.float32]) -> None:
-        super().__init__()
-        self.watched, self.offered = (tf.Variable(table, trainable=False) for table in (watched, offered))
+    watched: NDArray[np.float32]
+    offered: NDArray[np.float32]
+
+    @property
+    def dim(self) -> int:
+        """Width."""
+        return self.offered.shape[1]
+
+    def scaled(self, weight: float) -> Factors:
+        """With scores times a number."""
+        return self._replace(offered=self.offered * np.float32(weight))
 
     @classmethod
-    def fitted(cls, interactions: Interactions, dim: int, seed: int = 0) -> LinearFactors:
-        """EASE over the training positives, its penalty chosen on some that are held out, cut down to `dim` factors.
+    def fitted(cls, interactions: Interactions, dim: int, seed: int = 0) -> Factors:
+        """EASE over the training positives, its penalty chosen on some that are held out, cut down to `dim` factors at most.
+
+        The factors span the directions in which the scores of the training users vary most: no other tables of this width come
+        nearer to these scores, by the sum of squares. These scores have mean square 1 before they are cut down.
 
         Raises:
             TfrecError: If the catalogue is too large for the closed form.
@@ -51,7 +60,7 @@ class LinearFactors(tf.Module):
         train = sparse.csr_matrix((np.ones(len(rows), np.float32), cells), shape)
         reason = EASE().unavailable(train, None)
         if reason is not None:
-            raise TfrecError(f"`ranking.linear_dim` {reason}. Set it to 0.")
+            raise TfrecError(f"`linear_dim` {reason}. Set it to 0.")
         ease, _ = tuned(EASE.name, train, None, seed)
         assert isinstance(ease, EASE)
         warm, weights = ease.weights
@@ -62,9 +71,21 @@ class LinearFactors(tf.Module):
         squares = weights.T @ gram @ weights
         directions = randomized_svd(squares, width, n_iter=4, random_state=seed)[2].T
         weights = weights / np.sqrt(np.trace(squares) / (interactions.num_users * len(warm)))
-        tables = np.zeros((2, interactions.num_videos, dim), np.float32)
-        tables[0, warm, :width], tables[1, warm, :width] = weights @ directions, directions
+        tables = np.zeros((2, interactions.num_videos, width), np.float32)
+        tables[0, warm], tables[1, warm] = weights @ directions, directions
         return cls(*tables)
+
+
+class LinearFactors(tf.Module):
+    """Scores candidates by what is in the history, linearly.
+
+    Args:
+        factors: frozen. Their scores are about 1: the ranker's moving averages begin there.
+    """
+
+    def __init__(self, factors: Factors) -> None:
+        super().__init__()
+        self.watched, self.offered = (tf.Variable(table, trainable=False) for table in factors)
 
     def __call__(self, history: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         """float32 `[B, C]` from int32 `[B, T]` and `[B, C]` row numbers, -1 padding."""

@@ -21,7 +21,7 @@ from tfrec.layers.columns import ColumnEmbedding
 from tfrec.layers.dropout import RandomMask
 from tfrec.layers.experts import GatedExperts, Network
 from tfrec.layers.position_bias import PositionBias
-from tfrec.models.linear_factors import LinearFactors
+from tfrec.models.linear_factors import Factors, LinearFactors
 from tfrec.models.ranker import Ranker
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.towers.space import NO_BLOCK, rows_of
@@ -64,7 +64,7 @@ class RankingModel(Ranker):
         self.user_ids = tf.keras.layers.Embedding(len(dataset.users) + 1, ID_UNITS)
         self.video_ids = tf.keras.layers.Embedding(len(dataset.videos) + 1, ID_UNITS)
         self.show_ids = RandomMask(0.3)
-        self.linear = LinearFactors.fitted(interactions, config.linear_dim) if config.linear_dim else None
+        self.linear = LinearFactors(Factors.fitted(interactions, config.linear_dim)) if config.linear_dim else None
         self.user_columns = ColumnEmbedding(dataset.users.columns) if dataset.users.columns.names else None
         self.video_columns = ColumnEmbedding(dataset.videos.columns) if dataset.videos.columns.names else None
         is_shared_out = tf.distribute.get_strategy().num_replicas_in_sync > 1
@@ -137,13 +137,13 @@ class RankingModel(Ranker):
     ) -> list[tf.Tensor]:
         """What retrieval knows of each pair, its score first, and how near the candidate is to the history.
 
-        Of the content block the score alone counts: warm videos, which have none, look the same with it and without.
+        Of the block the score alone counts: warm videos that have none look the same with it and without.
 
         Returns:
             Float32 `[B * C, ...]` each.
         """
         layout = self.layout
-        matches = tf.reduce_sum(layout.content(query_embeddings)[:, None, :] * layout.content(videos), axis=2)
+        matches = tf.reduce_sum(layout.block(query_embeddings)[:, None, :] * layout.block(videos), axis=2)
         query_embeddings, videos, events = (layout.learned(part) for part in (query_embeddings, videos, events))
         products = query_embeddings[:, None, :] * videos
         width = videos.shape[-1]

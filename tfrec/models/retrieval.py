@@ -21,6 +21,7 @@ from tfrec.layers.gbce import generalised_bce
 from tfrec.layers.pairwise import bayesian_personalised_ranking
 from tfrec.layers.sampled_softmax import inclusion_log_probability, positives_mask, softmax_cross_entropy
 from tfrec.models.base import Model
+from tfrec.models.linear_factors import Factors
 from tfrec.models.negatives import POOL_PER_HARD_NEGATIVE, CandidateQueue, StreamingFrequency, hard_negatives
 from tfrec.towers.appeal import Appeal
 from tfrec.towers.candidate import CandidateTower
@@ -49,6 +50,9 @@ class RetrievalModel(Model):
         dataset: sizes, side columns and frequencies are taken from it.
         content: content features of the catalogue.
         batches: the training stream, whose sampling the loss corrects.
+
+    Attributes:
+        linear: factors that stand beside what the towers give, once they have been trained; None without.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class RetrievalModel(Model):
         super().__init__()
         self.config = config
         self.num_videos = len(dataset.videos)
+        self.linear: Factors | None = None
         graph = None
         if config.candidate.graph != "none":
             graph = build_graph(config.candidate, dataset.interactions, content)
@@ -258,7 +263,8 @@ class RetrievalModel(Model):
 
     def tables(self, embeddings: NDArray[np.float32]) -> Tables:
         """Candidates, and what queries are embedded with; argument as of `history_embeddings`."""
-        return Tables(embeddings, self.history_embeddings(embeddings))
+        tables = Tables(embeddings, self.history_embeddings(embeddings))
+        return tables if self.linear is None else tables.with_block(self.linear.offered, self.linear.watched)
 
     def _embed_all(self, embed: Callable[[tf.Tensor], tf.Tensor], batch_size: int = 4096) -> NDArray[np.float32]:
         if self.config.candidate.graph != "none":
@@ -293,13 +299,13 @@ class RetrievalModel(Model):
 
         Args:
             query: the requests.
-            history_embeddings: float32 `[num_videos, D]`, see the method of that name; wider by a content block, where
-                `Tables.history` has one.
+            history_embeddings: float32 `[num_videos, D]`, see the method of that name; wider by a block, where `Tables.history`
+                has one.
         """
         layout = Layout(int(history_embeddings.shape[1]) - self.config.embedding_dim)
         return embed_query(self._ask, query, rows_of(history_embeddings, tf.maximum(query.history, 0)), layout)
 
-    # Traced once for all shapes, with a content block and without: TensorFlow orders sums by what it knows of shapes.
+    # Traced once for all shapes, with a block and without: TensorFlow orders sums by what it knows of shapes.
     @tf.function(input_signature=[QUERY_SPEC, tf.TensorSpec([None, None, None], tf.float32)], autograph=False)
     def _ask(self, query: Query, events: tf.Tensor) -> tf.Tensor:
         return self.query_tower(query, tf.ensure_shape(events, [None, None, self.config.embedding_dim]))

@@ -23,6 +23,9 @@ NUM_PERIODS = 64
 HALF_LIVES = (np.inf, 1 / 8, 1 / 40)
 """Of the counts, as shares of the length of the training log."""
 
+RECENT = 1
+"""Which of these tells what is watched lately."""
+
 
 class Appeal(tf.keras.layers.Layer):
     """The part of a score that depends on video and time alone.
@@ -31,6 +34,11 @@ class Appeal(tf.keras.layers.Layer):
         interactions: the log, of which the training part counts.
         created_at: int64 `[num_videos]` Unix seconds, 0 where unknown.
         trends: without them appeal is the same at all times, as it is in a log without times.
+
+    Attributes:
+        recency: what the trend of half-life `HALF_LIVES[RECENT]` counts besides its learned weight once the log has ended. What
+            each video's learned appeal says of its popularity is true of the log as a whole: a number that is chosen on the
+            validation part makes up for that.
     """
 
     def __init__(self, interactions: Interactions, created_at: NDArray[np.int64], trends: bool = True) -> None:
@@ -50,6 +58,7 @@ class Appeal(tf.keras.layers.Layer):
         self.exists_from = tf.constant(np.minimum(np.where(created_at > 0, created_at, first_watch), first_watch))
         self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.num_periods > 1 else None
         self.freshness = TimeEncoding(1)
+        self.recency = 0.0
 
     def call(self, timestamp: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
         """Appeal of each video at the time of each request.
@@ -76,10 +85,15 @@ class Appeal(tf.keras.layers.Layer):
     def published(self, videos: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part: float32 `[C]` for int32 `[C]` row numbers at `now`, Unix seconds."""
         trends = tf.cast(tf.gather(self.trends[:, -1], videos, axis=1), tf.float32)
-        trend = tf.einsum("h,hc->c", self.trend_weights, trends)
+        trend = tf.einsum("h,hc->c", self.trend_weights, trends) + self.recency * trends[RECENT]
         if self.created_at is None:
             return trend
         return trend + self._fresh(tf.gather(self.created_at, videos), tf.constant([now], tf.int64))[0]
+
+    def recent(self) -> NDArray[np.float32]:
+        """Float32 `[num_videos]`: what `recency` is the weight of; zeros where appeal is the same at all times."""
+        trend: NDArray[np.float32] = np.asarray(self.trends[RECENT, -1], np.float32)
+        return trend if self.num_periods > 1 else np.zeros_like(trend)
 
     def of_unwatched(self, created_at: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part, float32 `[B]`, of videos that nobody has watched.
