@@ -224,10 +224,13 @@ class Stages:
         Training cannot tell how much: of its events, a video's learned appeal knows what came after, and the linear model the
         event itself.
         """
+        recent, unit = retrieval.appeal.recent(), 0.0
+        if factors is None and not recent.any():
+            return retrieval
         task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
         retrieval.linear = factors
         tables = retrieval.tables(retrieval.publish(retrieval.embed_catalogue(), _opening(task)))
-        asked, recent, unit = self._embed(retrieval, self.queries(task), tables), retrieval.appeal.recent(), 0.0
+        asked = self._embed(retrieval, self.queries(task), tables)
         if factors is not None:
             unit = block_scale(asked, tables.layout.learned(tables.videos), factors.offered)
 
