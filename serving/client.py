@@ -78,13 +78,13 @@ class Client:
         """Slates for several users in one call."""
         return self._wait(self._client.recommend_batch(queries))
 
-    def similar(self, video_id: str) -> list[Match]:
-        """The videos most alike to one of the catalogue."""
-        return self._wait(self._client.similar(video_id))
+    def similar(self, video_id: str, k: int = 10) -> list[Match]:
+        """The `k` videos most alike to one of the catalogue."""
+        return self._wait(self._client.similar(video_id, k))
 
-    def search(self, text: str) -> list[Match]:
-        """Videos for a free text."""
-        return self._wait(self._client.search(text))
+    def search(self, text: str, k: int = 10) -> list[Match]:
+        """The `k` best videos for a free text."""
+        return self._wait(self._client.search(text, k))
 
     def embed_video(self, video: str | Path | None = None, **options: Any) -> Embedding:
         """Places a new video in the index's space."""

@@ -123,13 +123,13 @@ class AsyncClient:
         """Slates for several users in one call, in their order."""
         return await self._predict(self._model, calls.recommend(queries)) if queries else []
 
-    async def similar(self, video_id: str) -> list[Match]:
-        """The videos most alike to one of the catalogue; none for one that is unknown."""
-        return await self._predict(self._model, calls.similar(video_id))
+    async def similar(self, video_id: str, k: int = 10) -> list[Match]:
+        """The `k` videos most alike to one of the catalogue; none for one that is unknown."""
+        return await self._predict(self._model, calls.similar(video_id, k))
 
-    async def search(self, text: str) -> list[Match]:
-        """Videos for a free text, where the model has a text tower."""
-        return await self._predict(self._model, calls.search(text))
+    async def search(self, text: str, k: int = 10) -> list[Match]:
+        """The `k` best videos for a free text, where the model has a text tower."""
+        return await self._predict(self._model, calls.search(text, k))
 
     async def embed_video(
         self,

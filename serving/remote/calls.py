@@ -77,8 +77,12 @@ class Query:
                 f"`history_timestamp` must have one time for each video of `history`. Received: "
                 f"{len(self.history_timestamp)} times, {len(self.history)} videos."
             )
-        if self.k < 1:
-            raise TfrecError(f"`k` must be at least 1. Received: {self.k}.")
+        _require_slots(self.k)
+
+
+def _require_slots(k: int) -> None:
+    if k < 1:
+        raise TfrecError(f"`k` must be at least 1. Received: {k}.")
 
 
 @dataclass(frozen=True)
@@ -196,14 +200,20 @@ def _given(value: float | None) -> float:
     return -1.0 if value is None else value
 
 
-def similar(video_id: str) -> Call[list[Match]]:
-    """The nearest videos to one of the catalogue."""
-    return Call("similar_videos", {"video_id": _texts([video_id])}, _matches)
+def similar(video_id: str, k: int) -> Call[list[Match]]:
+    """The `k` nearest videos to one of the catalogue, or as many as the model was exported with."""
+    return _find("similar_videos", {"video_id": _texts([video_id])}, k)
 
 
-def search(text: str) -> Call[list[Match]]:
-    """Videos for a free text."""
-    return Call("search", {"query": _texts([text])}, _matches)
+def search(text: str, k: int) -> Call[list[Match]]:
+    """The `k` best videos for a free text, or as many as the model was exported with."""
+    return _find("search", {"query": _texts([text])}, k)
+
+
+def _find(signature: str, inputs: Arrays, k: int) -> Call[list[Match]]:
+    """These signatures take no `k`: they answer the exported maximum, best first."""
+    _require_slots(k)
+    return Call(signature, inputs, lambda outputs: _matches(outputs)[:k])
 
 
 def embed_video(

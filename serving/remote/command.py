@@ -55,14 +55,29 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     add("--history-timestamp", nargs="+", type=int, default=[], metavar="UNIX", help="when each was watched")
     add("--timestamp", type=int, default=0, metavar="UNIX", help="of the request (default: now)")
     add("--exclude", nargs="+", default=[], metavar="VIDEO", help="videos that may not be shown")
-    add("--k", type=int, default=10, metavar="N", help="slots (default: %(default)s)")
+    _add_k(parser)
     add("--allow", nargs="+", default=[], metavar="VIDEO", help="the only videos that may be shown")
     add("--block", nargs="+", default=[], metavar="VIDEO", help="videos that may not be shown")
     add("--min-safety", type=float, metavar="0..1", help="least safety (default: as exported)")
     add("--diversity", type=float, metavar="0..1", help="(default: as exported)")
 
 
-def _cell(text: str) -> tuple[str, str]:
+def _add_similar(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video_id")
+    _add_k(parser)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text")
+    _add_k(parser)
+
+
+def _add_k(parser: argparse.ArgumentParser) -> None:
+    text = "videos wanted; the model answers no more than it was exported for (default: %(default)s)"
+    parser.add_argument("--k", type=int, default=10, metavar="N", help=text)
+
+
+def _named_cell(text: str) -> tuple[str, str]:
     name, equals, cell = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"a cell is given as NAME=CELL. Received: {text!r}.")
@@ -78,7 +93,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     add(
         "--columns",
         nargs="+",
-        type=_cell,
+        type=_named_cell,
         default=None,
         metavar="NAME=CELL",
         help="other cells of its row of videos.csv, tags among them",
@@ -118,13 +133,13 @@ _COMMANDS: dict[str, _Command] = {
     "recommend": ("a slate for a user", _add_recommend, _recommend),
     "similar": (
         "videos most alike to one of the catalogue",
-        lambda parser: parser.add_argument("video_id"),
-        lambda client, options: client.similar(options.video_id),
+        _add_similar,
+        lambda client, options: client.similar(options.video_id, options.k),
     ),
     "search": (
         "videos for a free text",
-        lambda parser: parser.add_argument("text"),
-        lambda client, options: client.search(options.text),
+        _add_search,
+        lambda client, options: client.search(options.text, options.k),
     ),
     "embed": ("the embedding of a video file", _add_embed, _embed),
     "status": ("versions of the model", lambda parser: None, lambda client, options: client.status()),

@@ -59,7 +59,11 @@ def test_a_batch_keeps_order_and_length(client: Client) -> None:
 
 def test_similar_videos(client: Client) -> None:
     assert client.similar("v7") == [Match("v7", 0.5), Match("v7", 0.25)]
+    assert client.similar("v7", k=1) == [Match("v7", 0.5)]
     assert client.similar("nowhere") == []
+    for find in (client.similar, client.search):
+        with pytest.raises(TfrecError, match=r"`k` must be at least 1\. Received: 0\."):
+            find("v7", k=0)
 
 
 def test_a_video_file_is_taken_apart_here(client: Client, write_media: Callable[..., Path], tmp_path: Path) -> None:
@@ -299,6 +303,10 @@ def test_the_command_line_prints_tables_and_json(echo_server: Any, capsys: pytes
     assert "is cold" in table
     assert main(["similar", "nowhere", *at]) == 0
     assert "nothing found" in capsys.readouterr().out
+    assert main(["similar", "v7", "--k", "1", "--json", *at]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    assert main(["embed", "--columns", "tags=cat", "age=9", "--json", *at]) == 0
+    assert json.loads(capsys.readouterr().out)["embedding"] == [0, 0, 2, 4]
     assert main(["status", *at]) == 0
     assert "AVAILABLE" in capsys.readouterr().out
     assert (main(["health", *at]), main(["health", "--model", "no", *at])) == (0, 1)
