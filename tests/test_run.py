@@ -73,6 +73,8 @@ def test_finished_stages_are_not_run_again(tmp_path, calls):
     assert resumed.stage("data", work(calls, "data")) == resumed.result("data") == first
     assert resumed.stage("train", work(calls, "train"))["answer"] == 2
     assert calls == ["data", "train"]
+    assert resumed.id == run.id
+    assert resumed.progress.endswith("trained before: data, train")
     assert set(resumed.seconds) == {"data", "train"}
     assert all(seconds >= 0 for seconds in resumed.seconds.values())
 

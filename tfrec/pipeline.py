@@ -36,12 +36,13 @@ from tfrec.evaluation.examples import SLATE_SHOWN, ExampleSlates
 from tfrec.evaluation.ranking import InnerProducts
 from tfrec.evaluation.references import evaluate_baseline, evaluate_oracle
 from tfrec.evaluation.report import ExampleSlate
-from tfrec.export.log_requests import SignatureCall, task_requests
-from tfrec.export.publish import Answer, publish, write_serving_config
+from tfrec.export.log_requests import task_requests
+from tfrec.export.publish import Export, publish, write_serving_config
 from tfrec.export.recommender import Recommender, ServingModel, save_recommender
 from tfrec.export.text_search import TextSearch
+from tfrec.export.versions import release_version
 from tfrec.export.video_encoder import Encoders, VideoEncoder
-from tfrec.export.warmup import recommender_calls, write_warmup
+from tfrec.export.warmup import recommender_calls
 from tfrec.features.content import ContentFeatures
 from tfrec.features.frames import stored_frames
 from tfrec.features.modules import image_encoder, module_checksums, text_encoder
@@ -677,27 +678,34 @@ class Stages:
     def publish(
         self, recommenders: Mapping[str, Recommender], video_encoder: VideoEncoder | None = None
     ) -> dict[str, int]:
-        """Exports the models as new versions, each checked before it appears.
+        """Exports the models as one release, each checked before it appears.
+
+        A run that is resumed publishes what it has not published yet, or all where `export` has changed since.
 
         Returns:
             The version of each model.
         """
-        config, task = self.config.export, self.final_task()
-        models = self.run.folder / "models"
-        published = {}
-        for name, recommender in recommenders.items():
-            calls = recommender_calls(
-                self.dataset, task, recommender.functions.keys(), config.warmup_requests, min(10, config.max_k)
-            )
-            answers = [Answer(call, recommender.call(call.signature, call.inputs)) for call in calls]
-            build = partial(_save, partial(save_recommender, recommender), name, calls)
-            stock = name != NATIVE
-            published[name] = publish(build, models, name, config.keep_versions, stock=stock, expected=answers)
+        config, models = self.config.export, self.run.folder / "models"
+        exports = {name: self._export(recommender) for name, recommender in recommenders.items()}
         if video_encoder is not None:
             calls = video_encoder.warmup_calls(self.dataset.videos, config.warmup_requests)
-            answers = [Answer(call, video_encoder.call(call.signature, call.inputs)) for call in calls]
-            build = partial(_save, video_encoder.save, VIDEO_ENCODER, calls)
-            published[VIDEO_ENCODER] = publish(build, models, VIDEO_ENCODER, config.keep_versions, expected=answers)
+            exports[VIDEO_ENCODER] = Export(video_encoder.save, video_encoder.call, calls)
+        release = f"{self.run.id}-{_digest(asdict(config))[:8]}"
+        version = release_version(models, exports, release)
+        published = {
+            name: publish(
+                partial(export.write, name),
+                models,
+                name,
+                config.keep_versions,
+                stock=name != NATIVE,
+                expected=export.answers(),
+                release=release,
+                at_least=version,
+            )
+            for name, export in exports.items()
+        }
+        console.print(f"  published {', '.join(f'{name} {version}' for name, version in published.items())}")
         details = {
             "encoders": dict(self.content.encoders),
             "modules": module_checksums(self.config.features, self._feature_cache, self.content.encoders, self.tuned),
@@ -705,6 +713,12 @@ class Stages:
         }
         write_serving_config(models, [name for name in published if name != NATIVE], details)
         return published
+
+    def _export(self, recommender: Recommender) -> Export:
+        config, signatures = self.config.export, recommender.functions.keys()
+        k = min(10, config.max_k)
+        calls = recommender_calls(self.dataset, self.final_task(), signatures, config.warmup_requests, k)
+        return Export(partial(save_recommender, recommender), recommender.call, calls)
 
     def evaluate_slates(self, recommender: Recommender) -> Metrics:
         """What users are shown in the end: recall of the slates that `recommend` answers, ranking included."""
@@ -873,6 +887,7 @@ class Stages:
         with distribution.scope():
             model.compile(optimizer=tf.keras.optimizers.Adam(rate), steps_per_execution=steps)
         if self.run.finished(stage):
+            console.print(f"  {stage.replace('_', ' ')} trained before")
             restore_best(model, folder)
             return
         if self.config.acceleration.xla:
@@ -921,9 +936,8 @@ def _learning_rate(
     return tf.keras.optimizers.schedules.CosineDecay(peak, epochs * steps_per_epoch)
 
 
-def _save(save: Callable[[Path], None], name: str, calls: list[SignatureCall], folder: Path) -> None:
-    save(folder)
-    write_warmup(folder, name, calls)
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def fingerprint(config: TrainConfig, dataset: Dataset, content: ContentFeatures) -> str:

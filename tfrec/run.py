@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,11 +101,17 @@ class RunFolder:
             )
         self.resumed = resume and state is not None
         self._state: dict[str, Any] = state if self.resumed and state else {"fingerprint": fingerprint, "stages": {}}
+        self._state.setdefault("id", uuid.uuid4().hex)
         self._save()
 
     def close(self) -> None:
         """Lets other runs into the folder; the end of the process does too."""
         self._lock.close()
+
+    @property
+    def id(self) -> str:
+        """Of the run: the same after it was resumed, another where it started over."""
+        return str(self._state["id"])
 
     def finished(self, stage: str) -> bool:
         """Whether `stage` was finished."""
@@ -113,6 +120,14 @@ class RunFolder:
     def result(self, stage: str) -> dict[str, Any]:
         """What `finish` was told of a finished stage."""
         return self._state["stages"][stage]
+
+    @property
+    def progress(self) -> str:
+        """How far the run had come when it was opened to be resumed, in words."""
+        if not self.resumed:
+            return f"nothing to resume in {self.folder}: starts over"
+        done = ", ".join(self._state["stages"]).replace("_", " ")
+        return f"resumes the run in {self.folder}; trained before: {done or 'nothing yet'}"
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -20,7 +20,7 @@ from tfrec.errors import TfrecError
 from tfrec.export.log_requests import SignatureCall
 from tfrec.export.publish import Answer, publish, write_serving_config
 from tfrec.export.recommender import Recommender, save_recommender
-from tfrec.export.versions import verify, versions
+from tfrec.export.versions import release_version, verify, versions, withdraw
 from tfrec.export.warmup import write_warmup
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +55,28 @@ def test_versions_that_were_there_are_counted_as_servers_do(tmp_path: Path) -> N
         (tmp_path / "double" / name).mkdir(parents=True)
     assert publish(save_factor, tmp_path, "double", 5) == 11
     assert versions(tmp_path / "double") == [9, 10, 11]
+
+
+def test_a_release_is_published_once_and_has_one_number(tmp_path: Path) -> None:
+    """It is cut short after its first model, and later published again, withdrawn and published again."""
+    built = []
+
+    def build(folder: Path) -> None:
+        save_factor(folder)
+        built.append(folder.parent.name)
+
+    def publish_release(release: str, *names: str) -> list[int]:
+        at_least = release_version(tmp_path, ("a", "b"), release)
+        return [publish(build, tmp_path, name, 2, release=release, at_least=at_least) for name in names]
+
+    assert publish_release("first", "a") == [1]
+    assert publish_release("second", "a") == [2]
+    assert publish_release("second", "a", "b") == [2, 2]
+    withdraw(tmp_path / "b", 2)
+    assert publish_release("second", "a", "b") == [2, 2]
+    assert built == ["a", "a", "b"]
+    assert (versions(tmp_path / "a"), versions(tmp_path / "b")) == ([1, 2], [])
+    assert publish_release("third", "b") == [3]
 
 
 def test_checksums_hold_until_a_file_changes(tmp_path: Path) -> None:

@@ -121,6 +121,27 @@ def test_versions_with_a_label_are_never_removed(tmp_path: Path) -> None:
     assert dict(entry(models).version_labels) == {"stable": 2}
 
 
+def test_the_command_line_lists_all_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is served, one that has a label, and one that `models.config` does not list."""
+    for name, number in (("recommender", 1), ("recommender", 2), ("native", 1)):
+        folder = tmp_path / name / str(number)
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text(json.dumps({"stock": name != "native", "created": "now", "files": {}}))
+    Rollout.read(fake_versions(tmp_path, 7)).write(tmp_path)
+    assert main(["--models", str(tmp_path), "--model", "m", "--label", "stable=7"]) == 0
+    assert "recommender" not in capsys.readouterr().out
+    assert main(["--models", str(tmp_path)]) == 0
+    rows = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["m", "7", "now", "served", "stable"],
+        ["native", "1", "now", "not in models.config", ""],
+        ["recommender", "2", "now", "served", ""],
+        ["recommender", "1", "now", "kept", ""],
+    ]
+    assert main(["--models", str(tmp_path / "empty")]) == 2
+    assert "holds no published models" in capsys.readouterr().err
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = fake_versions(tmp_path, 1, 2, 3)
     at = ["--models", str(models), "--model", "m"]

@@ -176,9 +176,11 @@ def test_kill_between_history_and_checkpoint_changes_nothing(tmp_path, uninterru
     assert_equal_weights(weights, uninterrupted[1])
 
 
-def test_more_epochs_continue_where_fewer_ended(tmp_path, uninterrupted):
+def test_more_epochs_continue_where_fewer_ended(tmp_path, uninterrupted, capsys):
     assert train(tmp_path, epochs=2)[0] == uninterrupted[0][:2]
+    assert capsys.readouterr().out == ""
     assert train(tmp_path)[0] == uninterrupted[0]
+    assert capsys.readouterr().out == "  resumed after epoch 2 of 4\n"
 
 
 def test_killed_process_changes_nothing(tmp_path, uninterrupted):

@@ -2,7 +2,7 @@
 
 A *version* is a folder named by a number inside the model's folder; a server loads the highest. It is built in a hidden
 folder beside it, which servers pass over, checked there, flushed to disk, and renamed. Each holds a `manifest.json` with the
-checksums of its files.
+checksums of its files and the release it belongs to, so whoever publishes a release twice adds no version.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tfrec import __version__
 from tfrec.errors import TfrecError
-from tfrec.export.log_requests import SignatureCall, tensors
+from tfrec.export.log_requests import Inputs, SignatureCall, tensors
 from tfrec.export.ops import assert_stock, foreign, graph_ops
 from tfrec.export.rollout import Rollout, protected_versions
 from tfrec.export.versions import (
@@ -33,9 +33,11 @@ from tfrec.export.versions import (
     clear_leftovers,
     next_version,
     prune,
+    published_models,
+    released_version,
     versions,
 )
-from tfrec.export.warmup import replay_warmup
+from tfrec.export.warmup import replay_warmup, write_warmup
 from tfrec.run import atomic_file, write_json
 
 _TOLERANCE = 1e-4
@@ -53,6 +55,29 @@ class Answer(NamedTuple):
     outputs: Mapping[str, NDArray[Any]]
 
 
+class Export(NamedTuple):
+    """A model on its way from training to a folder.
+
+    Args:
+        save: writes the SavedModel.
+        call: answers a signature in this process.
+        calls: that warm it up, and are compared.
+    """
+
+    save: Callable[[Path], None]
+    call: Callable[[str, Inputs], Mapping[str, NDArray[Any]]]
+    calls: Sequence[SignatureCall]
+
+    def write(self, name: str, folder: Path) -> None:
+        """Writes the SavedModel `name` with its warm-up."""
+        self.save(folder)
+        write_warmup(folder, name, self.calls)
+
+    def answers(self) -> Iterator[Answer]:
+        """What the model answers before it is saved."""
+        return (Answer(call, self.call(call.signature, call.inputs)) for call in self.calls)
+
+
 def publish(
     build: Callable[[Path], None],
     models: Path,
@@ -60,9 +85,11 @@ def publish(
     keep: int,
     *,
     stock: bool = True,
-    expected: Sequence[Answer] = (),
+    expected: Iterable[Answer] = (),
+    release: str | None = None,
+    at_least: int = 1,
 ) -> int:
-    """Adds a version of a model and removes those beyond `keep` that no label needs.
+    """Adds a version of a model, once for each release, and removes those beyond `keep` that no label needs.
 
     Args:
         build: writes the SavedModel into the folder it is given.
@@ -71,9 +98,11 @@ def publish(
         keep: versions kept, at least 1.
         stock: whether an unmodified TensorFlow Serving must be able to load it.
         expected: answers it has to give.
+        release: what the version belongs to; where the model has one of it, that stays and nothing is built.
+        at_least: lowest number of the new version, as `release_version` gives it for all models of a release.
 
     Returns:
-        The number of the new version, one more than the highest so far.
+        The number of the version; a new one's is `at_least`, or one more than the highest so far.
 
     Raises:
         TfrecError: If the model fails its check; the versions so far stay as they are.
@@ -82,22 +111,24 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         clear_leftovers(folder)
-        version = next_version(folder)
-        scratch = folder / f"{HIDDEN}{version}.building"
-        try:
-            build(scratch)
-            check(scratch, stock, expected)
-            write_json(scratch / MANIFEST, _manifest(scratch, name, version))
-            _flush(scratch)
-            scratch.rename(folder / str(version))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        _flush_file(folder)
+        version = released_version(folder, release) if release else None
+        if version is None:
+            version = max(next_version(folder), at_least)
+            scratch = folder / f"{HIDDEN}{version}.building"
+            try:
+                build(scratch)
+                check(scratch, stock, expected)
+                write_json(scratch / MANIFEST, _manifest(scratch, name, version, release))
+                _flush(scratch)
+                scratch.rename(folder / str(version))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            _flush_file(folder)
         prune(folder, keep, protected_versions(folder))
     return version
 
 
-def check(saved_model: Path, stock: bool, expected: Sequence[Answer]) -> None:
+def check(saved_model: Path, stock: bool, expected: Iterable[Answer]) -> None:
     """Loads a SavedModel, replays its warm-up and compares its answers.
 
     Raises:
@@ -137,10 +168,11 @@ def _interchangeable(scores: NDArray[Any]) -> NDArray[np.bool_]:
     return np.pad(close, [[0, 0], [1, 0]]) | np.pad(close, [[0, 0], [0, 1]], constant_values=True)
 
 
-def _manifest(scratch: Path, name: str, version: int) -> dict[str, Any]:
+def _manifest(scratch: Path, name: str, version: int, release: str | None) -> dict[str, Any]:
     return {
         "name": name,
         "version": version,
+        "release": release,
         "created": _now(),
         "tfrec": __version__,
         "tensorflow": tf.__version__,
@@ -184,12 +216,11 @@ def write_serving_config(
     if not (models / "batching.config").exists():  # it may have been measured since
         _write_text(models / "batching.config", _BATCHING)
     _write_text(models / "monitoring.config", _MONITORING)
-    published = {path.name: path for path in sorted(models.iterdir()) if path.is_dir() and versions(path)}
     manifest = {
         "tfrec": __version__,
         "created": _now(),
         **details,
-        "models": {name: _published(path) for name, path in published.items()},
+        "models": {name: _published(models / name) for name in published_models(models)},
     }
     write_json(models / MANIFEST, manifest)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec.errors import TfrecError
-from tfrec.export.versions import alone, prune, verify, versions, withdraw
+from tfrec.export.versions import alone, prune, published_models, verify, versions, withdraw
 from tfrec.run import atomic_file, write_json
 
 ROLLOUT = "rollout.json"
@@ -69,7 +69,7 @@ class Rollout:
         """The state kept in a folder of models; that of a fresh one where there is none."""
         path = models / ROLLOUT
         if not path.exists():
-            return cls(served=_published(models))
+            return cls(served=_stock(models))
         state = json.loads(path.read_text())
         return cls(state["served"], state["base_path"], {n: ModelRollout(**m) for n, m in state["models"].items()})
 
@@ -180,15 +180,14 @@ def move_base_path(models: Path, base_path: str) -> None:
 def _folder(models: Path, name: str) -> Path:
     folder = models / name
     if not folder.is_dir() or not versions(folder):
-        known = ", ".join(_published(models)) if models.is_dir() else ""
+        known = ", ".join(published_models(models))
         raise TfrecError(f"{folder} holds no published model. Models there: {known or 'none'}.")
     return folder
 
 
-def _published(models: Path) -> list[str]:
+def _stock(models: Path) -> list[str]:
     """Names of the models that an unmodified server can load."""
-    folders = sorted(path for path in models.iterdir() if path.is_dir() and versions(path))
-    return [folder.name for folder in folders if _manifest(folder).get("stock", True)]
+    return [name for name in published_models(models) if _manifest(models / name).get("stock", True)]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Version folders of a published model, and what may happen to them without loading any.
 
 A *version* is a folder named by a number inside the model's folder. Servers pass over every other name, so a version is
-*withdrawn* by one rename to a hidden one, and removed behind such a name too. Nothing here needs TensorFlow.
+*withdrawn* by one rename to a hidden one, and removed behind such a name too. A *release* is what one run publishes: its models
+have one version, and their manifests name it. Nothing here needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +27,33 @@ def versions(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
+def published_models(models: Path) -> list[str]:
+    """Names of the models in a folder of models that have a version."""
+    return sorted(path.name for path in models.iterdir() if path.is_dir() and versions(path)) if models.is_dir() else []
+
+
+def find_version(models: Path, name: str, version: int | None) -> Path:
+    """The folder of a published version.
+
+    Args:
+        models: folder of all models.
+        name: of the model.
+        version: its number; None for the newest.
+
+    Raises:
+        TfrecError: If there is no such model or version.
+    """
+    folder = models / name
+    found = versions(folder) if folder.is_dir() else []
+    if not found:
+        others = published_models(models)
+        there = f"There are: {', '.join(others)}." if others else "Train first: python -m tfrec.train."
+        raise TfrecError(f"{folder} holds no published model. {there}")
+    if version is not None and version not in found:
+        raise TfrecError(f"{folder} has no version {version}. It has: {', '.join(map(str, found))}.")
+    return folder / str(found[-1] if version is None else version)
+
+
 def withdrawn_versions(folder: Path) -> list[int]:
     """The versions that were withdrawn, ascending."""
     return sorted(int(path.name[1:].removesuffix(_WITHDRAWN)) for path in folder.glob(f"{HIDDEN}*{_WITHDRAWN}"))
@@ -36,9 +64,31 @@ def next_version(folder: Path) -> int:
     return max([*versions(folder), *withdrawn_versions(folder)], default=0) + 1
 
 
+def released_version(folder: Path, release: str) -> int | None:
+    """The version in a model's folder that belongs to a release, withdrawn ones among them; None if none does."""
+    kept = {version: folder / str(version) for version in versions(folder)}
+    hidden = {version: _withdrawn_folder(folder, version) for version in withdrawn_versions(folder)}
+    for version, path in (kept | hidden).items():
+        manifest = path / MANIFEST
+        if manifest.exists() and json.loads(manifest.read_text()).get("release") == release:
+            return version
+    return None
+
+
+def release_version(models: Path, names: Iterable[str], release: str) -> int:
+    """The version of a release: what one of its models has already, else one more than any version of them was."""
+    folders = [models / name for name in names if (models / name).is_dir()]
+    published = [version for folder in folders if (version := released_version(folder, release))]
+    return published[0] if published else max(map(next_version, folders), default=1)
+
+
 def withdraw(folder: Path, version: int) -> None:
     """Hides a version from servers by one rename; `publish` removes those that are older than the versions it keeps."""
-    (folder / str(version)).rename(folder / f"{HIDDEN}{version}{_WITHDRAWN}")
+    (folder / str(version)).rename(_withdrawn_folder(folder, version))
+
+
+def _withdrawn_folder(folder: Path, version: int) -> Path:
+    return folder / f"{HIDDEN}{version}{_WITHDRAWN}"
 
 
 def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> None:
@@ -51,7 +101,7 @@ def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> None:
             shutil.rmtree(doomed)
     for version in withdrawn_versions(folder):
         if kept and version < kept[0]:
-            shutil.rmtree(folder / f"{HIDDEN}{version}{_WITHDRAWN}")
+            shutil.rmtree(_withdrawn_folder(folder, version))
 
 
 def clear_leftovers(folder: Path) -> None:

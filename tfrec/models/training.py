@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfrec.console import ProgressCallback
+from tfrec.console import ProgressCallback, console
 from tfrec.distribution import ONE_DEVICE, Distribution
 from tfrec.run import write_json
 
@@ -82,6 +82,8 @@ def fit(
     )
     best = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), written / "best", max_to_keep=1)
     records = _restore(last.checkpoint, folder)
+    if records:
+        console.print(f"  resumed after epoch {len(records)} of {epochs}")
     train = distribution.trainer(model, epoch_batches)
     while len(records) < epochs and not _stalled(records, objective):
         epoch = len(records)
