@@ -44,6 +44,7 @@ from tfrec.data.schema import Catalog, Dataset, FeatureColumns, Interactions, Pa
 from tfrec.data.tables import open_table
 from tfrec.export.publish import publish
 from tfrec.export.recommender import Recommender, ServingModel, save_recommender
+from tfrec.export.versions import find_version
 from tfrec.features.content import ContentFeatures
 from tfrec.index.base import Index
 from tfrec.index.tune import build_index
@@ -52,7 +53,7 @@ from tfrec.models.retrieval import RetrievalModel
 from tfrec.scoring.engine import LocalEngine
 from tfrec.scoring.histories import Histories
 from tfrec.scoring.job import ScoreJob, run
-from tfrec.scoring.model import PublishedModel, find_version
+from tfrec.scoring.model import PublishedModel
 from tfrec.scoring.modes import MODES
 from tfrec.scoring.records import TableSource
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout need not be installed
 
@@ -20,9 +19,6 @@ from jsonargparse import auto_cli
 
 from tfrec.config import DataConfig, FeaturesConfig
 from tfrec.errors import TfrecError
-
-if TYPE_CHECKING:
-    from tfrec.features.media import MediaEngine
 
 _DEFAULTS = FeaturesConfig()
 
@@ -53,43 +49,32 @@ def extract(
 
     from tfrec.console import console, progress_bar
     from tfrec.data.dataset import REJECTED_FILE, load_dataset
-    from tfrec.data.rejects import MEDIA
-    from tfrec.features.extract import extract_features
+    from tfrec.data.rejects import MEDIA, RejectLog
 
     start = time.monotonic()
-    dataset = load_dataset(DataConfig(folder=data, max_rejected=max_rejected), output)
+    rejects = RejectLog(REJECTED_FILE, "--max_rejected")
+    dataset = load_dataset(DataConfig(folder=data, max_rejected=max_rejected), output, rejects)
     videos = dataset.videos
-    with (
-        media_engine(engine, address, num_workers, num_gpus_per_worker) as media,
-        progress_bar("Encoding", "videos") as progress,
-    ):
+    from tfrec.features.extract import extract_features  # after the dataset was found good: it loads TensorFlow
+
+    opened: AbstractContextManager[Any] = nullcontext()
+    if engine == "ray":
+        from tfrec.features.ray_media import open_media
+
+        opened = open_media(address, num_workers, num_gpus_per_worker)
+    with opened as media, progress_bar("Encoding", "videos") as progress:
         content = extract_features(videos, features, output.absolute(), dataset.rejects, progress, media)
     dataset.rejects.write(output / REJECTED_FILE)
     dataset.rejects.check(MEDIA, max_rejected)
     table = Table("modality", "videos", "shape", "encoded now", "encoder")
     for name, modality in content.modalities.items():
         present = f"{(modality.lengths > 0).sum():,} of {len(videos):,}"
-        encoded = f"{content.encoded.get(name, 0):,}"
-        table.add_row(name, present, str(list(modality.values.shape[1:])), encoded, content.encoders[name])
+        now = f"{content.encoded.get(name, 0):,}"
+        table.add_row(name, present, str(list(modality.values.shape[1:])), now, content.encoders[name])
     console.print(table)
     seconds = time.monotonic() - start
-    media = max(content.encoded.get(name, 0) for name in ("video", "audio"))
-    console.print(f"{seconds:.1f} s, {media / seconds:,.1f} videos/s; cache: {output}")
-
-
-@contextmanager
-def media_engine(
-    engine: str, address: str | None, num_workers: int, num_gpus_per_worker: float
-) -> Iterator[MediaEngine | None]:
-    """Where media are decoded and encoded; None for this machine."""
-    if engine == "local":
-        yield None
-        return
-    from tfrec.cluster import connected
-    from tfrec.features.ray_media import RayMedia
-
-    with connected(address):
-        yield RayMedia(num_workers, num_gpus_per_worker)
+    encoded = max(content.encoded.get(name, 0) for name in ("video", "audio"))
+    console.print(f"{seconds:.1f} s, {encoded / seconds:,.1f} videos/s; cache: {output}")
 
 
 if __name__ == "__main__":

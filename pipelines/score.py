@@ -62,7 +62,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="what columns are called in the file of users, e.g. user_id=uid",
     )
     add("--data", type=Path, metavar="DIR", help="dataset folder, for histories and for `all`")
-    add("--max-rejected", type=float, default=0.01, metavar="SHARE", help="of bad rows in the dataset (default: 0.01)")
+    add(
+        "--max-rejected",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="of bad rows in the file of users, or in a table of the dataset, above which nothing is scored (default: 0.01)",
+    )
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the shards; made if missing")
     add("--mode", choices=_UNITS, default="recommend", help="(default: %(default)s)")
     add("--embed", choices=("users", "videos"), default="users", help="for `--mode embed` (default: %(default)s)")

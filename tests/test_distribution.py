@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from tfrec.config import DistributionConfig
-from tfrec.distribution import ONE_DEVICE, Distribution, is_server, open_distribution, read_cluster
+from tfrec.distribution import ONE_DEVICE, Distribution, open_distribution
 from tfrec.errors import TfrecError
 from tfrec.parameter_server import wait_while_alive
+from tfrec.tf_config import is_server, read_cluster
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tfrec.config import TrainConfig
 from tfrec.errors import TfrecError
 
 if TYPE_CHECKING:
+    from tfrec.data.schema import Dataset
     from tfrec.pipeline import Stages
 
 
@@ -73,9 +74,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         TfrecError: If the configuration or the data cannot be used.
     """
     from tfrec import console
-    from tfrec.distribution import is_server
-    from tfrec.evaluation.report import write_metrics, write_report
-    from tfrec.pipeline import NATIVE, STOCK
+    from tfrec.tf_config import is_server
 
     if is_server(config.distribution):
         from tfrec.parameter_server import serve
@@ -85,6 +84,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     with console.stage("Data and features"):
         stages = open_stages(config)
         console.show_dataset(stages.dataset.summary, stages.content)
+    from tfrec.evaluation.report import write_metrics, write_report
+    from tfrec.pipeline import NATIVE, STOCK
+
     with console.stage("Retrieval"):
         retrieval = stages.train_retrieval()
     if not stages.distribution.is_chief:
@@ -173,12 +175,49 @@ def check_for_workers(config: TrainConfig) -> None:
         )
 
 
+def read_dataset(config: TrainConfig, is_chief: bool) -> tuple[TrainConfig, Dataset]:
+    """Reads the dataset, the demo where none is given. Nothing here needs TensorFlow, whose import takes seconds.
+
+    Args:
+        config: of the run.
+        is_chief: whether this worker writes `rejected.csv`.
+
+    Returns:
+        The configuration with the folders of dataset and output, and the dataset.
+
+    Raises:
+        TfrecError: If the dataset cannot be used, or the output folder cannot be made.
+    """
+    from tfrec.console import progress_bar
+    from tfrec.data.dataset import load_dataset
+
+    folder = config.data.folder or config.data.cache / "demo"
+    output = config.output or Path("runs") / folder.resolve().name
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TfrecError(
+            f"The output folder {output} cannot be made: {error.strerror}. Give another --output."
+        ) from None
+    if config.data.folder is None:
+        from tfrec.data.demo import ensure_demo
+
+        with progress_bar("demo dataset", "videos") as progress:
+            folder = ensure_demo(folder, config.demo, progress)
+    config = replace(config, data=replace(config.data, folder=folder), output=output)
+    return config, load_dataset(config.data, output if is_chief else None)
+
+
 def open_stages(config: TrainConfig) -> Stages:
     """Reads the dataset, encodes its content, and opens the run's folder; a worker that is not the chief, after the chief."""
+    from tfrec.tf_config import is_alone
+
+    if alone := is_alone(config.distribution):
+        config, dataset = read_dataset(config, is_chief=True)  # what cannot be used is refused at once
     import tensorflow as tf
 
     from tfrec.console import console, progress_bar
-    from tfrec.data.dataset import REJECTED_FILE, load_dataset
+    from tfrec.data.dataset import REJECTED_FILE
     from tfrec.data.rejects import MEDIA
     from tfrec.distribution import open_distribution
     from tfrec.features.extract import extract_features
@@ -190,25 +229,14 @@ def open_stages(config: TrainConfig) -> Stages:
         # Products with sparse matrices, which histories and the graph are, have no deterministic kernel for GPUs.
         tf.config.experimental.enable_op_determinism()
     distribution = open_distribution(config.distribution)
-    if distribution.num_workers > 1 or distribution.is_remote:
-        check_for_workers(config)
-    if not distribution.is_chief:
-        distribution.wait_for_chief()
-    if config.data.folder is None:
-        from tfrec.data.demo import ensure_demo
-
-        with progress_bar("demo dataset", "videos") as progress:
-            folder = ensure_demo(config.data.cache / "demo", config.demo, progress)
-        config = replace(config, data=replace(config.data, folder=folder))
-    assert config.data.folder is not None
-    output = config.output or Path("runs") / config.data.folder.resolve().name
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TfrecError(
-            f"The output folder {output} cannot be made: {error.strerror}. Give another --output."
-        ) from None
-    dataset = load_dataset(config.data, output if distribution.is_chief else None)
+    if not alone:
+        if distribution.num_workers > 1 or distribution.is_remote:
+            check_for_workers(config)
+        if not distribution.is_chief:
+            distribution.wait_for_chief()
+        config, dataset = read_dataset(config, distribution.is_chief)
+    output = config.output
+    assert output is not None
     with progress_bar("features", "items") as progress:
         content = extract_features(
             dataset.videos, config.features, config.features.cache or output / "features", dataset.rejects, progress
@@ -217,16 +245,18 @@ def open_stages(config: TrainConfig) -> Stages:
     console.print(f"  recipe {chosen}")
     if not distribution.is_chief:
         shared = SharedRunFolder(output, fingerprint(config, dataset, content))
-        return Stages(replace(config, output=output), shared, dataset, content, distribution=distribution)
+        return Stages(config, shared, dataset, content, distribution=distribution)
     dataset.rejects.write(output / REJECTED_FILE)
     dataset.rejects.check(MEDIA, config.data.max_rejected)
     run = RunFolder(output, fingerprint(config, dataset, content), config.resume)
+    if config.resume:
+        console.print(f"  {run.progress}")
     if not run.resumed:
         clear_training(output)
     with atomic_file(output / "config.yaml") as file:
         file.write(as_yaml(config))
     distribution.wait_for_chief()
-    return Stages(replace(config, output=output), run, dataset, content, distribution=distribution)
+    return Stages(config, run, dataset, content, distribution=distribution)
 
 
 def as_yaml(config: TrainConfig) -> bytes:

@@ -184,18 +184,19 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(job: Any, finish
         "Index": (0.1, None),
         "Ranking": (0.1, histories["ranking"]),
         "Evaluation": (0.2, None),
-        "Export": (1.0, None),
+        "Export": (0.1, output / "models" / "recommender" / "1"),
     }
     for stage, (seconds, trace) in moments.items():
         kill_during(job.start(output, "--resume"), stage, seconds, trace)
         published = output / "models" / "recommender"
         for version in versions(published) if published.exists() else []:
             verify(published / str(version))
-    job.run(output, "--resume")
+    printed = job.run(output, "--resume")
+    assert "trained before: retrieval, cold start, ranking" in printed
     assert results(read_metrics(output)) == results(read_metrics(finished.output))
     for name in ("recommender", "recommender_scann", "video_encoder"):
-        for version in versions(output / "models" / name):
-            verify(output / "models" / name / str(version))
+        assert versions(output / "models" / name) == [1]
+        verify(output / "models" / name / "1")
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,43 @@ def test_bad_options_give_one_clear_line(arguments: list[str], expected: str, tm
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert expected in done.stderr.strip().splitlines()[-1]
+
+
+SCORE = ["pipelines/score.py", "--models=no/models", "--users=all"]
+
+
+@pytest.mark.parametrize(
+    ("command", "log", "expected"),
+    [
+        (["tfrec/train.py"], None, "has no interactions.csv"),
+        (["tfrec/train.py"], "", "interactions.csv is empty"),
+        (["tfrec/train.py"], "user_id,video_id,timestamp\n", "interactions.csv holds no rows"),
+        (["tfrec/train.py"], "user_id,item,timestamp\nu,v,1\n", "interactions.csv has no column `video_id`"),
+        (["tfrec/train.py"], "user_id,video_id,timestamp\nu,v,1\nu,w,soon\n", "1 of 2 rows (50.0%) cannot be used"),
+        (["pipelines/extract_features.py"], "user_id,video_id\n", "has neither `timestamp` nor `split`"),
+        (SCORE, "user_id,video_id\n", "no/models/recommender holds no published model"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_tensorflow_is_loaded(
+    command: list[str], log: str | None, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    if log is not None:
+        (tmp_path / "data" / "interactions.csv").write_text(log)
+    arguments = [*command, f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'run'}"]
+    code = f"""
+import runpy, sys
+sys.argv = {arguments}
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    print(end.code, file=sys.stderr)
+    assert end.code
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stderr
 
 
 def test_options_that_stand_for_others() -> None:

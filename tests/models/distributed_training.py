@@ -22,13 +22,14 @@ from tfrec.config import CandidateConfig, DistributionConfig, QueryConfig, Ranki
 from tfrec.data.input_pipeline import RankingBatches, RetrievalBatches
 from tfrec.data.schema import Catalog, Dataset, FeatureColumns, Interactions, Users
 from tfrec.data.sequences import SequenceBatches
-from tfrec.distribution import Distribution, is_server, open_distribution
+from tfrec.distribution import Distribution, open_distribution
 from tfrec.features.content import ContentFeatures, Modality
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.models.sequence_retrieval import SequenceRetrievalModel
 from tfrec.models.training import Objective, fit
 from tfrec.parameter_server import serve
+from tfrec.tf_config import is_server
 
 NUM_USERS, NUM_VIDEOS, NUM_EVENTS, BATCH, LENGTH = 20, 24, 200, 16, 6
 KNOWN_USERS = int(os.environ.get("TFREC_KNOWN_USERS", NUM_USERS))

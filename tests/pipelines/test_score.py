@@ -152,7 +152,10 @@ def test_bad_rows_are_listed_and_nobody_is_scored_twice(models: Path, tmp_path: 
     (tmp_path / "users.csv").write_text(
         'user_id,history,timestamp\na,,\nb,"[""x"",",\n,,\nc,,yesterday\na,,\nd,"[1.5]",\ne,x|y,5\nf\n'
     )
-    rows = score(models, tmp_path / "users.csv", tmp_path / "out")
+    with pytest.raises(TfrecError, match=r"users\.csv: 6 of 8 rows \(75\.0%\) cannot be used.*with --max-rejected"):
+        run_job(models, tmp_path / "users.csv", tmp_path / "out", max_rejected=0.74)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["_rejected.csv"]
+    rows = score(models, tmp_path / "users.csv", tmp_path / "out", max_rejected=0.75)
     assert rows["user_id"].unique().tolist() == ["a", "e"]
     rejected = pd.read_csv(tmp_path / "out" / "_rejected.csv").sort_values("row")
     assert len(pd.read_parquet(tmp_path / "out"))  # readers of folders pass over what begins with _
@@ -180,7 +183,7 @@ def test_repeated_users_are_found_across_blocks(models: Path, tmp_path: Path) ->
 def test_rank_scores_pairs(models: Path, dataset: Dataset, tmp_path: Path) -> None:
     pairs = [("u1", dataset.videos.ids[0]), ("u1", dataset.videos.ids[9]), ("u2", dataset.videos.ids[0])]
     pd.DataFrame([*pairs, pairs[0]], columns=["user_id", "video_id"]).to_csv(tmp_path / "pairs.csv", index=False)
-    rows = score(models, tmp_path / "pairs.csv", tmp_path / "out", mode="rank")
+    rows = score(models, tmp_path / "pairs.csv", tmp_path / "out", mode="rank", max_rejected=0.25)
     assert list(zip(rows["user_id"], rows["video_id"], strict=True)) == pairs
     for row, (user, video) in zip(rows.to_dict("records"), pairs, strict=True):
         answer = ask(models, "rank", **request(user), candidate=tf.constant([[video]]))

@@ -25,12 +25,13 @@ REJECTED_FILE = "rejected.csv"
 _TABLES = ("users", "videos", "interactions")
 
 
-def load_dataset(config: DataConfig, output: Path | None = None) -> Dataset:
+def load_dataset(config: DataConfig, output: Path | None = None, rejects: RejectLog | None = None) -> Dataset:
     """Reads and splits the dataset folder `config.folder`.
 
     Args:
         config: the folder and how to read it.
         output: folder for `rejected.csv`, which is written if anything was refused, also when the run stops for it.
+        rejects: learns of what was refused; a new one where none is given.
 
     Raises:
         TfrecError: If the folder cannot be read, contradicts itself, or more than `config.max_rejected` of a table or of
@@ -38,7 +39,7 @@ def load_dataset(config: DataConfig, output: Path | None = None) -> Dataset:
     """
     if config.folder is None or not config.folder.is_dir():
         raise TfrecError(f"The dataset folder {config.folder} does not exist. Give one with --data DIR.")
-    rejects = RejectLog()
+    rejects = RejectLog() if rejects is None else rejects
     try:
         return _load(config.folder, config, rejects)
     finally:

@@ -26,9 +26,15 @@ _HEADER = b"file,row,reason\n"
 
 
 class RejectLog:
-    """Counts and remembers rejects: 8 bytes each for the rows of a table, one entry for a whole file."""
+    """Counts and remembers rejects: 8 bytes each for the rows of a table, one entry for a whole file.
 
-    def __init__(self) -> None:
+    Args:
+        file: in the output folder, that will list them.
+        option: of the command line, that allows more.
+    """
+
+    def __init__(self, file: str = "rejected.csv", option: str = "--data.max_rejected") -> None:
+        self._file, self._option = file, option
         self._entries: list[tuple[str, str, NDArray[np.int64], str]] = []
         self._totals: Counter[str] = Counter()
 
@@ -52,6 +58,11 @@ class RejectLog:
         numbers = np.zeros(1, np.int64) if rows is None else np.asarray(rows, np.int64)
         if len(numbers):
             self._entries.append((group or file, file, numbers, reason))
+
+    def extend(self, other: RejectLog) -> None:
+        """Adds what another log has."""
+        self._entries += other._entries
+        self._totals += other._totals
 
     def filter(
         self, file: str, rows: NDArray[np.int64], faults: Iterable[tuple[str, NDArray[np.bool_]]]
@@ -99,8 +110,8 @@ class RejectLog:
         common = "; ".join(f"{count:,} x {reason} ({self._where(group, reason)})" for reason, count in reasons.items())
         raise TfrecError(
             f"{group}: {bad:,} of {total:,} {'files' if group == MEDIA else 'rows'} ({bad / total:.1%}) cannot be used, "
-            f"more than the {max_share:.1%} allowed: {common}. Mend them (rejected.csv in the output folder lists all), "
-            f"or allow more with --data.max_rejected."
+            f"more than the {max_share:.1%} allowed: {common}. Mend them ({self._file} in the output folder lists "
+            f"all), or allow more with {self._option}."
         )
 
     def _num_bad(self, group: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from tfrec.cluster import Crew, share_machine
+from tfrec.cluster import Crew, connected, share_machine
 from tfrec.config import FeaturesConfig
 from tfrec.data.schema import MediaSource
 from tfrec.encoders.image import ImageEncoder
@@ -111,3 +111,10 @@ def _decode(source: MediaSource, settings: DecodeSettings) -> Decoded | MediaErr
 def _pool(settings: DecodeSettings) -> DecodePool:
     """One process beside that of the task, as long as that lives."""
     return DecodePool(settings, workers=1)
+
+
+@contextmanager
+def open_media(address: str | None, num_workers: int, num_gpus_per_worker: float) -> Iterator[RayMedia]:
+    """Media on the cluster at `address`, or on one of this machine's own while the block lasts; arguments as `RayMedia`."""
+    with connected(address):
+        yield RayMedia(num_workers, num_gpus_per_worker)

@@ -12,16 +12,18 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from tfrec.scoring.histories import Histories
-from tfrec.scoring.model import Model
 from tfrec.scoring.modes import Mode, Outputs
 from tfrec.scoring.records import Records
 from tfrec.scoring.shards import encoded_shard
+
+if TYPE_CHECKING:
+    from tfrec.scoring.model import Model
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfrec.data.input_pipeline import HistoryLog
 from tfrec.data.schema import Dataset, Part
-from tfrec.export.log_requests import Inputs
 from tfrec.scoring.records import Records
+
+if TYPE_CHECKING:
+    from tfrec.export.log_requests import Inputs
 
 
 class Histories:
@@ -24,6 +25,8 @@ class Histories:
     def __init__(self, dataset: Dataset | None) -> None:
         self._users: Mapping[str, int] = {}
         if dataset is not None:
+            from tfrec.data.input_pipeline import HistoryLog  # loads TensorFlow
+
             log = HistoryLog.of(dataset.interactions, tuple(Part), length=0)
             self._users = {user: row for row, user in enumerate(dataset.users.ids)}
             self._video_ids = dataset.videos.ids

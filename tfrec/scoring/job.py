@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tfrec.config import DataConfig
 from tfrec.console import ProgressCallback
@@ -17,16 +17,19 @@ from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import Dataset
 from tfrec.data.tables import Table, open_table
 from tfrec.errors import TfrecError
-from tfrec.export.versions import versions
+from tfrec.export.versions import find_version, versions
 from tfrec.scoring.engine import Engine, LocalEngine
 from tfrec.scoring.histories import Histories
-from tfrec.scoring.model import Model, PublishedModel, find_version
 from tfrec.scoring.modes import MODES, Mode
 from tfrec.scoring.records import OPTIONAL, IdSource, Records, Source, TableSource
-from tfrec.scoring.served import Endpoint, ServedModel
-from tfrec.scoring.shards import OutputFolder, open_output
+from tfrec.scoring.shards import REJECTED, OutputFolder, open_output
+
+if TYPE_CHECKING:
+    from tfrec.scoring.model import Model
 
 ModeName: TypeAlias = Literal["recommend", "rank", "similar", "embed"]
+
+_OPTION = "--max-rejected"
 
 ALL = "all"
 """In place of a file: every user, or video, of the dataset."""
@@ -44,7 +47,7 @@ class ScoreJob:
         model: name of the model.
         version: of it; None for the newest.
         data: dataset folder, for histories and for `all`.
-        max_rejected: share of bad rows of the dataset above which the job fails.
+        max_rejected: share of bad rows of `users`, or of a table of the dataset, above which the job fails.
         k: rows per user, or per video.
         mode: what is asked.
         embed: whose embeddings `mode` embed asks for.
@@ -123,7 +126,7 @@ class Summary:
 
 
 def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
-    """Scores, and writes the output folder.
+    """Scores, and writes the output folder; what can be refused without TensorFlow, whose import takes seconds, is before.
 
     Args:
         job: what to score.
@@ -140,11 +143,12 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
     with open_output(job.output, job.resume) as folder:
         if job.version is None and folder.job is not None:
             job = replace(job, version=folder.job["version"])  # not a newer one that was published meanwhile
-        model = _find_model(job)
-        dataset = _load(job)
+        rejects = RejectLog(REJECTED, _OPTION)
+        dataset = _load(job, rejects)
         source = _source(job, dataset)
+        total, sample = _survey(source, folder, rejects, job.max_rejected)
+        model = _find_model(job)
         here = LocalEngine(model, job.asked, Histories(dataset), job.k)
-        sample = next((some for some in source.records(RejectLog()) if len(some)), None)
         _check_slots(here, sample)
         batch_size = job.batch_size or _noted_batch_size(folder) or _fastest(here, sample)
         asked = {
@@ -157,10 +161,9 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
             "data_sha256": _digest_of_tables(job.data) if job.data else None,
         }
         folder.begin(asked)
-        rejects = RejectLog() if dataset is None else dataset.rejects
         with _engine(job, here) as engine:
             start = time.monotonic()
-            scored = _score(engine, source, folder, job.shard_size, batch_size, rejects, progress)
+            scored = _score(engine, source, folder, job.shard_size, batch_size, progress, total)
         return Summary(folder.finish(asked, rejects), scored, time.monotonic() - start)
 
 
@@ -175,7 +178,11 @@ def _located(job: ScoreJob) -> ScoreJob:
 def _find_model(job: ScoreJob) -> Model:
     signature = job.asked.signature
     if job.server is not None:
+        from tfrec.scoring.served import Endpoint, ServedModel
+
         return ServedModel(Endpoint(job.server, job.model, job.deadline), job.version, signature, job.in_flight)
+    from tfrec.scoring.model import PublishedModel
+
     assert job.models is not None
     return PublishedModel(find_version(job.models, job.model, job.version), signature)
 
@@ -196,8 +203,9 @@ def _engine(job: ScoreJob, here: LocalEngine) -> Iterator[Engine]:
         yield RayEngine(cluster.Crew.hired(ShardWorker, arguments, job.num_workers, job.num_gpus_per_worker))
 
 
-def _load(job: ScoreJob) -> Dataset | None:
-    return None if job.data is None else load_dataset(DataConfig(folder=job.data, max_rejected=job.max_rejected))
+def _load(job: ScoreJob, rejects: RejectLog) -> Dataset | None:
+    config = DataConfig(folder=job.data, max_rejected=job.max_rejected)
+    return None if job.data is None else load_dataset(config, rejects=rejects)
 
 
 def _source(job: ScoreJob, dataset: Dataset | None) -> Source:
@@ -219,6 +227,36 @@ def _open_users(job: ScoreJob) -> Table:
                 f"{table.file} has no column `{column}` to take for `{name}`. It has: {', '.join(table.header)}."
             )
     return table
+
+
+def _survey(
+    source: Source, folder: OutputFolder, rejects: RejectLog, max_rejected: float
+) -> tuple[int, Records | None]:
+    """Reads all records, so that a source of which too many cannot be used ends the job before any is scored.
+
+    Args:
+        source: of the records.
+        folder: is told of the rejects if the job ends.
+        rejects: learns of those that cannot be used.
+        max_rejected: share of them above which the job ends.
+
+    Returns:
+        How many can be used, and the first of them.
+    """
+    # A log of its own: a file of users may be called as a table of the dataset is, and they do not share a limit.
+    found, total, sample = RejectLog(REJECTED, _OPTION), 0, None
+    for records in source.records(found):
+        total += len(records)
+        sample = records if sample is None and len(records) else sample
+    rejects.extend(found)
+    try:
+        for file in found.counts():
+            found.check(file, max_rejected)
+    except TfrecError:
+        if folder.job is None:
+            folder.list_rejects(rejects)
+        raise
+    return total, sample
 
 
 def _check_slots(engine: LocalEngine, sample: Records | None) -> None:
@@ -257,15 +295,14 @@ def _score(
     folder: OutputFolder,
     shard_size: int,
     batch_size: int,
-    rejects: RejectLog,
     progress: ProgressCallback,
+    total: int,
 ) -> int:
-    """Writes the shards that are missing and returns how many records they have."""
+    """Writes the shards that are missing and returns how many records they have; `source` has `total` records."""
     done = folder.shards()
-    before = sum(done.values())
-    total, scored = source.total, 0
+    before, scored = sum(done.values()), 0
     progress(before, total)
-    for step in engine.steps(source.records(rejects), shard_size, batch_size, done):
+    for step in engine.steps(source.records(RejectLog()), shard_size, batch_size, done):
         if step.content is not None:
             folder.write_shard(step.shard, step.content)
         scored += step.num_records

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tfrec.errors import TfrecError
 from tfrec.export.log_requests import Inputs, tensors
 from tfrec.export.ops import graph_ops
-from tfrec.export.versions import MANIFEST, versions
+from tfrec.export.versions import MANIFEST
 
 Answer = dict[str, NDArray[Any]]
 """Outputs of a signature by name; strings are bytes."""
@@ -40,28 +40,6 @@ class Model(Protocol):
 
     def answer(self, question: Any) -> Answer:
         """What the signature answers."""
-
-
-def find_version(models: Path, name: str, version: int | None) -> Path:
-    """The folder of a published version.
-
-    Args:
-        models: folder of all models.
-        name: of the model.
-        version: its number; None for the newest.
-
-    Raises:
-        TfrecError: If there is no such model or version.
-    """
-    folder = models / name
-    found = versions(folder) if folder.is_dir() else []
-    if not found:
-        others = sorted(path.name for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
-        there = f"There are: {', '.join(others)}." if others else "Train first: python -m tfrec.train."
-        raise TfrecError(f"{folder} holds no published model. {there}")
-    if version is not None and version not in found:
-        raise TfrecError(f"{folder} has no version {version}. It has: {', '.join(map(str, found))}.")
-    return folder / str(found[-1] if version is None else version)
 
 
 class PublishedModel:

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from tfrec.data.schema import LABELS
-from tfrec.export.log_requests import Inputs
 from tfrec.scoring.histories import Histories, query_inputs
 from tfrec.scoring.records import Records
+
+if TYPE_CHECKING:
+    from tfrec.export.log_requests import Inputs
 
 Outputs = Mapping[str, NDArray[Any]]
 Rows = dict[str, pa.Array]

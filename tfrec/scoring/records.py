@@ -63,10 +63,6 @@ class Source(Protocol):
     """Where records come from; they come in the same order each time."""
 
     @property
-    def total(self) -> int:
-        """About how many records there are."""
-
-    @property
     def digest(self) -> str:
         """Differs where the records differ."""
 
@@ -85,11 +81,6 @@ class IdSource:
 
     column: str
     ids: NDArray[np.object_]
-
-    @property
-    def total(self) -> int:
-        """Number of ids."""
-        return len(self.ids)
 
     @property
     def digest(self) -> str:
@@ -120,14 +111,6 @@ class TableSource:
         self._table = table
         self._keys = keys
         self._columns = [*keys, *(name for name in OPTIONAL if name in table.names and name not in keys)]
-
-    @property
-    def total(self) -> int:
-        """Records in the file; too many where a CSV file has line breaks inside quotes."""
-        if self._table.path.suffix == ".parquet":
-            return int(pa.parquet.read_metadata(self._table.path).num_rows)
-        with pa.input_stream(self._table.path) as stream:
-            return max(sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b"")) - 1, 0)
 
     @property
     def digest(self) -> str:

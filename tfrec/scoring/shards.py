@@ -73,10 +73,14 @@ class OutputFolder:
         with _writing(self._path), atomic_file(self._path / f"part-{number:05d}.parquet") as file:
             file.write(content)
 
-    def finish(self, job: Mapping[str, Any], rejects: RejectLog) -> dict[str, Any]:
-        """Writes `_rejected.csv` and the manifest, and returns the latter."""
+    def list_rejects(self, rejects: RejectLog) -> None:
+        """Writes `_rejected.csv`."""
         with _writing(self._path):
             rejects.write(self._path / REJECTED)
+
+    def finish(self, job: Mapping[str, Any], rejects: RejectLog) -> dict[str, Any]:
+        """Writes `_rejected.csv` and the manifest, and returns the latter."""
+        self.list_rejects(rejects)
         shards = [self._describe(path) for path in self._parts()]
         manifest = {
             "job": dict(job),
