@@ -125,6 +125,8 @@ def score(options: argparse.Namespace) -> None:
         for reason, count in reasons.items():
             console.print(f"  [yellow]rejected {count:,} of {file}: {reason}[/yellow]")
     rate = summary.scored / max(summary.seconds, 1e-9)
+    if before := manifest["records"] - summary.scored:
+        console.print(f"resumed: {before:,} {unit} had been scored before")
     console.print(
         f"scored {summary.scored:,} {unit} in {summary.seconds:.1f} s ({rate:,.0f} {unit}/s); output: {job.output}"
     )

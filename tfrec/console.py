@@ -26,6 +26,16 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 SECONDS_PER_LINE = 60.0
 """Between lines of progress, where there is no terminal."""
 
+_NAMES = {
+    "als": "ALS",
+    "bpr": "BPR",
+    "ease": "EASE",
+    "ease_content": "EASE with content",
+    "item_knn": "item kNN",
+    "user_knn": "user kNN",
+    "content_knn": "content kNN",
+}
+
 ProgressCallback = Callable[[int, int], None]
 """Called with how much is done and how much there is."""
 
@@ -40,6 +50,11 @@ class RateColumn(ProgressColumn):
 
 def _rate(speed: float, unit: str) -> str:
     return f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2g} {unit}/s"
+
+
+def words(name: str) -> str:
+    """A key of metrics.json as people write it."""
+    return _NAMES.get(name, name.replace("_", " "))
 
 
 @contextmanager
@@ -154,7 +169,9 @@ def _comparison(metrics: Mapping[str, Any]) -> Table:
         recalls = [
             _with_interval(part, "recall@20") for part in (block, block.get("warm", {}), block.get("cold_start", {}))
         ]
-        table.add_row(name, *recalls, _with_interval(block, "ndcg@20"), style="bold" if name == "this model" else None)
+        table.add_row(
+            words(name), *recalls, _with_interval(block, "ndcg@20"), style="bold" if name == "this model" else None
+        )
     return table
 
 

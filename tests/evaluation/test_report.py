@@ -8,11 +8,12 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from tfrec.config import BaselineName
 from tfrec.evaluation.report import ExampleSlate, SlateVideo, shortfalls, write_metrics, write_report
 
 JPEG = b"\xff\xd8\xff\xe0 not much of a picture"
@@ -52,7 +53,12 @@ def metrics() -> dict[str, Any]:
             "click_events": 900,
             "click_reliability": [{"predicted": 0.1, "observed": 0.1, "events": 900}],
         },
-        "index": {"kind": "exact", "recall_vs_exact@100": 1.0},
+        "index": {
+            "kind": "exact",
+            "recall_vs_exact@100": 1.0,
+            "batch_32_ms": 0.25,
+            "scann": {"kind": "scann", "recall_vs_exact@100": 0.97, "batch_32_ms": 0.125},
+        },
         "seconds": {"retrieval": 75.0, "export": 3.21},
         "examples_per_second": 12345.6,
     }
@@ -104,6 +110,23 @@ class Page(HTMLParser):
 def page_of(folder: Path, *arguments: Any) -> Page:
     write_report(folder / "report.html", *arguments)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_indexes_stand_side_by_side(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    text = page_of(tmp_path, metrics, SUMMARY, CURVES, [], {}).text.split()
+    shown = " ".join(text)
+    assert (
+        "Index exact scann recall@100 against exact search 1.0000 0.9700 ms per query, 32 at a time 0.2500 0.1250"
+        in shown
+    )
+    assert "{'" not in shown
+
+
+def test_methods_have_the_names_of_the_field(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    metrics["baselines"] = {name: measured(0.1, 0.1) for name in get_args(BaselineName)}
+    shown = page_of(tmp_path, metrics, SUMMARY, CURVES, [], {}).text
+    for name in ("recent popularity", "item kNN", "user kNN", "ALS", "BPR", "EASE", "EASE with content", "content kNN"):
+        assert f" {name} " in shown
 
 
 def test_metrics_are_json_without_nan(tmp_path: Path) -> None:

@@ -150,6 +150,31 @@ def test_retrieved_videos_are_the_nearest_allowed(
 INPUTS = ("user_id", "history", "history_timestamp", "timestamp", "exclude", "k")
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("k", MAX_K + 5, MAX_K),
+        ("k", -3, 0),
+        ("diversity", 5.0, 1.0),
+        ("diversity", np.nan, -1.0),
+        ("min_safety", 7.0, 1.01),  # no video is that safe
+        ("min_safety", np.nan, -1.0),
+        ("weights", [1e30, 0, -7, np.nan], [1e6, 0, -1, -1]),
+    ],
+)
+def test_numbers_out_of_range_are_brought_into_it(
+    dataset: Dataset, filtered: Recommender, name: str, given: Any, meant: Any
+) -> None:
+    request = random_requests(dataset, 40, np.random.default_rng(8))
+
+    def answer(value: Any) -> dict[str, NDArray[Any]]:
+        values = np.broadcast_to(np.array(value, request[name].dtype), request[name].shape)
+        return filtered.call("recommend_filtered", request | {name: values})
+
+    for output, values in answer(meant).items():
+        np.testing.assert_array_equal(answer(given)[output], values)
+
+
 def test_without_filters_the_answer_is_that_of_recommend(dataset: Dataset, filtered: Recommender) -> None:
     request = random_requests(dataset, 40, np.random.default_rng(6))
     request = {name: request[name] for name in INPUTS}

@@ -406,10 +406,14 @@ def test_the_command_prints_a_summary_and_one_line_of_error(models: Path, data: 
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr == "error: `--users all` needs the dataset: give its folder with --data DIR.\n"
-    done = subprocess.run([*command, "--data", str(data), "--k", "2"], capture_output=True, text=True, check=True)
+    command += ["--data", str(data), "--k", "2", "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "31 users, 62 rows in 1 shards by version 2 of recommender, in batches of 256" in done.stdout
     assert "scored 31 users in" in done.stdout
+    assert "resumed" not in done.stdout
     assert pq.read_schema(tmp_path / "out" / "part-00000.parquet").names == COLUMNS
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "resumed: 31 users had been scored before" in again.stdout
 
 
 def test_help_needs_no_tensorflow() -> None:

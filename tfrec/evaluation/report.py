@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 import yaml
 
+from tfrec.console import words
 from tfrec.evaluation.charts import Bar, LineChart, bars, learning_curve, reliability_chart
 from tfrec.evaluation.content import FUSED
 from tfrec.run import atomic_file, write_json
@@ -38,7 +39,15 @@ TABLE = (
 CALIBRATION_LIMIT = 0.05
 """Expected calibration error above which the page complains."""
 
-_NAMES = {"als": "ALS", "ease": "EASE", "item_knn": "item kNN", "content_knn": "content kNN"}
+_INDEX_ROWS = {
+    "recall_vs_exact@100": "recall@100 against exact search",
+    "batch_1_ms": "ms per query, one at a time",
+    "batch_32_ms": "ms per query, 32 at a time",
+    "num_leaves": "leaves",
+    "leaves_to_search": "leaves searched",
+    "build_seconds": "seconds to build",
+    "num_queries": "queries that measured it",
+}
 
 _TEMPLATES = Path(__file__).parent
 _TEMPLATE = "report.html.j2"
@@ -150,6 +159,8 @@ def write_report(
             shortfalls=shortfalls(metrics, config),
             curves={stage: _curve_charts(records) for stage, records in curves.items()},
             reliability=_reliability_charts(metrics),
+            indexes=_indexes(metrics.get("index", {})),
+            index_rows=_INDEX_ROWS,
             slates=slates,
             config=yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
         )
@@ -166,7 +177,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "words": _words}
+    environment.filters |= {"number": _number, "duration": _duration, "words": words}
     return environment
 
 
@@ -228,7 +239,7 @@ def _loss(metrics: Mapping[str, Any], slice_name: str, metric: str) -> str | Non
     model = metrics.get(slice_name, {})
     methods = _methods(metrics, slice_name)
     ahead = [
-        f"{_words(name)} {_number(block[metric])}{_certainty(block, model, metric)}"
+        f"{words(name)} {_number(block[metric])}{_certainty(block, model, metric)}"
         for name, block in methods.items()
         if name not in (MODEL, ORACLE) and block[metric] > model.get(metric, math.inf)
     ]
@@ -265,6 +276,11 @@ def _index_shortfalls(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> 
     if reached is None or wanted is None or reached >= wanted:
         return []
     return [f"Index: recall@100 against exact search is {_number(reached)}; {_number(wanted)} was asked for."]
+
+
+def _indexes(index: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Figures of the index that is served, and of those measured beside it."""
+    return [index, *(figures for figures in index.values() if isinstance(figures, Mapping))] if index else []
 
 
 def _curve_charts(records: Sequence[Mapping[str, float]]) -> list[tuple[str, LineChart, str]]:
@@ -304,8 +320,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _words(name: str) -> str:
-    """A key as words."""
-    return _NAMES.get(name, name.replace("_", " "))
