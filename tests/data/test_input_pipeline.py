@@ -280,7 +280,7 @@ def test_positives_are_those_nearest_in_time(make_interactions):
 
 def test_negatives_are_drawn_uniformly_from_warm_videos(busy, batches):
     warm = {video for log in training_log(busy).values() for _, video in log}
-    assert set(batches.warm_videos) == warm
+    assert set(batches.interactions.warm_videos) == warm
     assert batches.samples_catalogue
     many = replace(batches, batch_size=1, num_uniform_negatives=len(warm) - 1)
     drawn = [as_lists(batch["negatives"]) for epoch in range(3) for batch in many.epoch(epoch)]
@@ -292,9 +292,9 @@ def test_negatives_are_drawn_uniformly_from_warm_videos(busy, batches):
 
 
 def test_small_catalogue_is_taken_whole(batches):
-    whole = replace(batches, num_uniform_negatives=len(batches.warm_videos))
+    whole = replace(batches, num_uniform_negatives=len(batches.interactions.warm_videos))
     assert not whole.samples_catalogue
-    assert as_lists(next(iter(whole.epoch(0)))["negatives"]) == batches.warm_videos.tolist()
+    assert as_lists(next(iter(whole.epoch(0)))["negatives"]) == batches.interactions.warm_videos.tolist()
 
 
 def test_leave_one_out_reaches_all_others_and_never_the_target(make_interactions):

@@ -31,7 +31,7 @@ OPTIONS = (
     "--export.num_candidates=30",
     "--export.max_k=20",
 )
-IN_STEP = (*OPTIONS, "--ranking.linear_dim=4", "--ranking.distilled_units=[8]")
+SMALL_RANKER = (*OPTIONS, "--ranking.linear_dim=4", "--ranking.distilled_units=[8]")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def timeless(numbers: Any) -> Any:
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two workers in step, with a ranker that has a linear model in it, and the small one that learns from it."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    processes = start_workers(folder / "log", folder / "run", *IN_STEP, f"--data={data}")
+    processes = start_workers(folder / "log", folder / "run", *SMALL_RANKER, f"--data={data}")
     try:
         assert [process.wait(600) for process in processes] == [0, 0], (folder / "log.0").read_text()[-3000:]
     finally:
@@ -150,7 +150,7 @@ def test_workers_in_step_resume_after_one_was_killed(
     data: Path, undisturbed: Path, tmp_path: Path, victim: int
 ) -> None:
     """Nothing is lost, to the last bit."""
-    options, output, log = [*IN_STEP, f"--data={data}"], tmp_path / "run", tmp_path / "killed"
+    options, output, log = [*SMALL_RANKER, f"--data={data}"], tmp_path / "run", tmp_path / "killed"
     processes = start_workers(log, output, *options)
     try:
         wait_for(lambda: len(records(output)) >= 2, processes[0], log.with_suffix(".0"))

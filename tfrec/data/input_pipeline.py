@@ -161,6 +161,21 @@ def days_between(timestamp: tf.Tensor, now: tf.Tensor) -> tf.Tensor:
     return tf.maximum(tf.cast(now - timestamp, tf.float32) / SECONDS_PER_DAY, 0.0)
 
 
+def uniform_negatives(warm: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
+    """int32 `[count]` draws from int32 `[num_warm]` videos, or these themselves where they are not more.
+
+    Args:
+        warm: the videos.
+        count: how many are wanted.
+        seed: int64 `[2]`.
+    """
+    return warm if count >= warm.shape[0] else _draws(warm, count, seed)
+
+
+def _draws(videos: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
+    return tf.gather(videos, tf.random.stateless_uniform([count], seed, maxval=videos.shape[0], dtype=tf.int32))
+
+
 @dataclass(frozen=True)
 class RetrievalBatches:
     """Training batches of the retrieval model.
@@ -210,11 +225,6 @@ class RetrievalBatches:
         wanted = np.rint(self._targets_per_user**self.user_exponent).astype(np.int64) * (self._targets_per_user > 0)
         return np.minimum(wanted, self.max_examples_per_user or len(self.targets))
 
-    @cached_property
-    def warm_videos(self) -> NDArray[np.int32]:
-        """int32 `[num_warm]`: videos with a training event."""
-        return np.flatnonzero(self.interactions.train_counts).astype(np.int32)
-
     @property
     def frequency(self) -> NDArray[np.float64]:
         """float64 `[num_videos]`: share of the examples of many epochs that are on each video."""
@@ -232,7 +242,7 @@ class RetrievalBatches:
     @property
     def samples_catalogue(self) -> bool:
         """Whether negatives are a sample; otherwise every warm video is a candidate of every query."""
-        return self.num_uniform_negatives < len(self.warm_videos)
+        return self.num_uniform_negatives < len(self.interactions.warm_videos)
 
     @property
     def num_examples(self) -> int:
@@ -263,7 +273,7 @@ class RetrievalBatches:
         examples, targets = self._examples_per_user, self._targets_per_user
         example_ends = tf.constant(np.cumsum(examples))
         first_example, first_target = (tf.constant(np.cumsum(counts) - counts) for counts in (examples, targets))
-        num_targets, warm = tf.constant(targets), tf.constant(self.warm_videos)
+        num_targets, warm = tf.constant(targets), tf.constant(self.interactions.warm_videos)
         num_examples, steps_per_epoch = self.num_examples, self.steps_per_epoch
 
         def batch(shares: Shares, step: tf.Tensor, share: tf.Tensor) -> dict[str, Any]:
@@ -300,9 +310,7 @@ class RetrievalBatches:
     def _pool(self, warm: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
         if not self.pool_size or not self.samples_catalogue:
             return {}
-        seed = draw + tf.constant([2 << 32, 0], tf.int64)
-        picks = tf.random.stateless_uniform([self.pool_size], seed, maxval=len(self.warm_videos), dtype=tf.int32)
-        return {"pool": tf.gather(warm, picks)}
+        return {"pool": _draws(warm, self.pool_size, draw + tf.constant([2 << 32, 0], tf.int64))}
 
     def _positives(self, log: HistoryLog, user: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
         """Ragged int32 `[B, None]`: what the user watched around the event."""
@@ -312,14 +320,8 @@ class RetrievalBatches:
         return positions.with_flat_values(tf.gather(log.video, positions.flat_values))
 
     def _negatives(self, warm: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        if not self.samples_catalogue:
-            return warm
-        seed = draw + tf.constant([1 << 32, 0], tf.int64)
-        picks = tf.random.stateless_uniform(
-            [self.num_uniform_negatives], seed, maxval=len(self.warm_videos), dtype=tf.int32
-        )
-        uniform = tf.gather(warm, picks)
-        if not self.num_popular_negatives:
+        uniform = uniform_negatives(warm, self.num_uniform_negatives, draw + tf.constant([1 << 32, 0], tf.int64))
+        if not (self.num_popular_negatives and self.samples_catalogue):
             return uniform
         ends = tf.constant(np.cumsum(self.popularity), tf.float64)
         shot = tf.random.stateless_uniform(

@@ -219,6 +219,11 @@ class Interactions:
         """int64 `[num_videos]`: positive training events per video; 0 makes a video cold."""
         return np.bincount(self.video[self.rows(Part.TRAIN)], minlength=self.num_videos)
 
+    @cached_property
+    def warm_videos(self) -> NDArray[np.int32]:
+        """int32 `[num_warm]`: videos with a positive training event."""
+        return np.flatnonzero(self.train_counts).astype(np.int32)
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfrec.data.input_pipeline import HistoryLog, first_watches, shuffled
+from tfrec.data.input_pipeline import HistoryLog, first_watches, shuffled, uniform_negatives
 from tfrec.data.schema import Interactions, Part
 from tfrec.data.shares import WHOLE, Shares
 from tfrec.errors import TfrecError
@@ -44,11 +44,6 @@ class SequenceBatches:
             raise TfrecError(
                 "The log has no times, so its histories are sets and no sequences. Use `--retrieval.training events`."
             )
-
-    @cached_property
-    def warm_videos(self) -> NDArray[np.int32]:
-        """int32 `[num_warm]`: videos with a training event."""
-        return np.flatnonzero(self.interactions.train_counts).astype(np.int32)
 
     @cached_property
     def _events_per_user(self) -> NDArray[np.int64]:
@@ -92,7 +87,7 @@ class SequenceBatches:
         log = HistoryLog.of(self.interactions, (Part.TRAIN,), self.history_length)
         is_first = np.zeros(len(log.rows), bool)
         is_first[first_watches(self.interactions, log.rows)] = True
-        is_target, warm = tf.constant(is_first), tf.constant(self.warm_videos)
+        is_target, warm = tf.constant(is_first), tf.constant(self.interactions.warm_videos)
         ends = tf.constant(np.cumsum(self._windows_per_user))
         windows = tf.constant(self._windows_per_user)
         first_window = ends - windows
@@ -111,11 +106,12 @@ class SequenceBatches:
             start = first + self._window_start(number, tf.gather(windows, user), end - first - 1)
             last = tf.minimum(start + length, end - 1)
             targets, timestamps = self._targets(log, is_target, start, first, last)
+            draw = tf.stack([tf.constant(self.seed, tf.int64), step])
             return {
                 "query": log.before(tf.cast(user, tf.int32), last, tf.gather(log.timestamp, last)),
                 "targets": targets,
                 "timestamps": timestamps,
-                "negatives": self._negatives(warm, step),
+                "negatives": uniform_negatives(warm, self.num_uniform_negatives, draw),
             }
 
         return tf.function(batch, autograph=False)  # traced once, and not for every epoch
@@ -141,12 +137,3 @@ class SequenceBatches:
         present &= (position > start[:, None]) | (start == first)[:, None]
         present &= tf.gather(is_target, position)
         return tf.where(present, tf.gather(log.video, position), -1), tf.gather(log.timestamp, position)
-
-    def _negatives(self, warm: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        if self.num_uniform_negatives >= len(self.warm_videos):
-            return warm
-        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
-        picks = tf.random.stateless_uniform(
-            [self.num_uniform_negatives], seed, maxval=len(self.warm_videos), dtype=tf.int32
-        )
-        return tf.gather(warm, picks)

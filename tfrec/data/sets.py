@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfrec.data.input_pipeline import HistoryLog, Query, shuffled
+from tfrec.data.input_pipeline import HistoryLog, Query, shuffled, uniform_negatives
 from tfrec.data.schema import Interactions, Part
 from tfrec.data.shares import WHOLE, Shares
 from tfrec.errors import TfrecError
@@ -50,11 +50,6 @@ class SetBatches:
             )
 
     @cached_property
-    def warm_videos(self) -> NDArray[np.int32]:
-        """int32 `[num_warm]`: videos with a training event."""
-        return np.flatnonzero(self.interactions.train_counts).astype(np.int32)
-
-    @cached_property
     def _log(self) -> HistoryLog:
         return HistoryLog.of(self.interactions, (Part.TRAIN,), self.history_length)
 
@@ -86,7 +81,7 @@ class SetBatches:
 
     @cached_property
     def _batch_function(self) -> Any:
-        log, users, warm = self._log, tf.constant(self._users), tf.constant(self.warm_videos)
+        log, users, warm = self._log, tf.constant(self._users), tf.constant(self.interactions.warm_videos)
         num_users, steps_per_epoch = len(self._users), self.steps_per_epoch
 
         def batch(shares: Shares, step: tf.Tensor, share: tf.Tensor) -> dict[str, Any]:
@@ -109,19 +104,12 @@ class SetBatches:
                 "query": _query(shares.of(user, share), shares.of(history, share)),
                 "targets": shares.of(targets, share),
                 "video": tf.reshape(targets, [-1]),
-                "negatives": self._negatives(warm, draw),
+                "negatives": uniform_negatives(
+                    warm, self.num_uniform_negatives, draw + tf.constant([1 << 32, 0], tf.int64)
+                ),
             }
 
         return tf.function(batch, autograph=False)  # traced once, and not for every epoch
-
-    def _negatives(self, warm: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        if self.num_uniform_negatives >= len(self.warm_videos):
-            return warm
-        seed = draw + tf.constant([1 << 32, 0], tf.int64)
-        picks = tf.random.stateless_uniform(
-            [self.num_uniform_negatives], seed, maxval=len(self.warm_videos), dtype=tf.int32
-        )
-        return tf.gather(warm, picks)
 
 
 def _query(user: tf.Tensor, history: tf.Tensor) -> Query:

@@ -16,6 +16,7 @@ from tfrec.models.base import mean_over_replicas
 from tfrec.models.ranker import Ranker
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
+from tfrec.towers.space import rows_of
 
 NUM_UNLABELLED = 16
 """Videos per request, drawn from the catalogue, of which the teacher alone has an opinion."""
@@ -66,7 +67,7 @@ class DistilledRanker(Ranker):
         """See `Ranker.logits`."""
         del events
         shape, rows = tf.shape(candidates), tf.maximum(candidates, 0)
-        products = query_embeddings[:, None, :] * tf.gather(tf.convert_to_tensor(self.video_embeddings), rows)
+        products = query_embeddings[:, None, :] * rows_of(self.video_embeddings, rows)
         matches = self.layout.learned(products)
         flat = tf.reshape(rows, [-1])
         parts = [
@@ -83,7 +84,7 @@ class DistilledRanker(Ranker):
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """Cross-entropy with the labels and, on these and drawn pairs, with the teacher's probabilities; summed over labels."""
         query, candidates = inputs["query"], inputs["candidates"]
-        events = tf.gather(self.video_embeddings, tf.maximum(query.history, 0))
+        events = rows_of(self.video_embeddings, tf.maximum(query.history, 0))
         asked = self._retrieval().embed_queries(query, self.history_embeddings)
         drawn = self.generator.uniform(
             [tf.shape(candidates)[0], NUM_UNLABELLED], maxval=self.num_videos, dtype=tf.int32

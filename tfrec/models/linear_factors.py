@@ -21,6 +21,7 @@ from tfrec.data.input_pipeline import first_watches
 from tfrec.data.schema import Interactions, Part
 from tfrec.errors import TfrecError
 from tfrec.models.baselines import EASE, tuned
+from tfrec.towers.space import rows_of
 
 
 class Factors(NamedTuple):
@@ -89,7 +90,7 @@ class LinearFactors(tf.Module):
 
     def __call__(self, history: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         """float32 `[B, C]` from int32 `[B, T]` and `[B, C]` row numbers, -1 padding."""
-        watched = tf.gather(tf.convert_to_tensor(self.watched), tf.maximum(history, 0))
+        watched = rows_of(self.watched, tf.maximum(history, 0))
         asked = tf.reduce_sum(tf.where((history >= 0)[:, :, None], watched, 0.0), axis=1)
-        offered = tf.gather(tf.convert_to_tensor(self.offered), tf.maximum(candidates, 0))
+        offered = rows_of(self.offered, tf.maximum(candidates, 0))
         return tf.reduce_sum(asked[:, None, :] * offered, axis=2)

@@ -87,7 +87,7 @@ class RetrievalModel(Model):
             config.dropout,
             config.ensemble_size,
         )
-        self.num_warm = len(batches.warm_videos)
+        self.num_warm = len(dataset.interactions.warm_videos)
         self.samples_negatives = batches.samples_catalogue
         corrected = config.loss == "softmax" and config.log_q_correction and self.samples_negatives
         self.frequency = tf.constant(batches.frequency, tf.float32) if corrected else None
