@@ -24,6 +24,7 @@ from tfrec.features.content import ContentFeatures, Modality
 from tfrec.models.cold_start import LEAST_LOG_VARIANCE, ColdStartModel
 from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos
 from tfrec.models.content_block import ContentBlock
+from tfrec.models.linear_factors import Factors
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.pipeline import Stages
@@ -121,6 +122,21 @@ def test_a_linear_model_says_nothing_of_cold_videos(cold_videos, head):
     plain, beside = cold_videos.embed_videos(rows), replace(cold_videos, linear_dim=3).embed_videos(rows)
     np.testing.assert_array_equal(beside, np.insert(plain, [4] * 3, 0.0, axis=1))
     np.testing.assert_array_equal(ColdVideos(head, linear_dim=3).embed_videos(rows)[:, 3:], head.embed_videos(rows))
+
+
+def test_content_and_a_linear_model_stand_side_by_side(stages, retrieval, dataset, cold_videos, monkeypatch):
+    factors = Factors.fitted(dataset.interactions, 3)
+    monkeypatch.setattr(retrieval, "linear", factors)
+    beside = replace(cold_videos, linear_dim=3)
+    tables = stages._unpublished(retrieval, beside, cold := np.flatnonzero(dataset.interactions.train_counts == 0))
+    warm = np.setdiff1d(np.arange(len(tables.videos)), cold)
+    assert tables.layout == beside.layout == Layout(4 + 3)
+    assert not tables.videos[warm, :4].any()
+    np.testing.assert_array_equal(tables.videos[warm, 4:7], factors.offered[warm])
+    np.testing.assert_array_equal(tables.videos[cold], beside.embed_videos(cold))
+    np.testing.assert_array_equal(tables.history[:, :4], cold_videos.block.catalogue)
+    np.testing.assert_array_equal(tables.history[:, 4:7], factors.watched)
+    np.testing.assert_array_equal(tables.history[warm, 7:], tables.videos[warm, 7:])
 
 
 @pytest.fixture(scope="module")
