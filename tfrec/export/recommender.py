@@ -278,7 +278,9 @@ class Recommender:
         parts = {name: tf.where(present, values, 0.0) for name, values in predicted.items()}
         weight_of = dict(zip(WEIGHTED, tf.unstack(weights[:, :, None], axis=1), strict=True))
         worth = tf.add_n([weight_of[name] * values for name, values in parts.items()])
-        share = tf.where(present, tf.nn.softmax(candidates.scores / self._model.temperature), 0.0)
+        # Where the optimiser of a server cannot tell the rank of what a softmax takes, it logs a long complaint at each load.
+        logits = tf.ensure_shape(candidates.scores, [None, None]) / self._model.temperature
+        share = tf.where(present, tf.nn.softmax(logits), 0.0)
         score = worth * share**self._model.config.retrieval_exponent
         missing = tf.zeros_like(score)
         return {"score": score, **{name: parts.get(name, missing) for name in LABELS}}
