@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until it is told to stop."""
     flags = parse_flags(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns programmers of what will be removed
+    # TensorFlow 2.16 reports CUDA plugins that register twice as errors, on machines without a GPU too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.setswitchinterval(SWITCH_SECONDS)
     code = _run(flags)
     logging.shutdown()

@@ -314,6 +314,16 @@ def test_the_command_line_prints_tables_and_json(echo_server: Any, capsys: pytes
     assert capsys.readouterr().err.startswith(f"error: {echo_server.url}, model no: NOT_FOUND")
 
 
+def test_a_reader_that_has_enough_is_no_error(echo_server: Any) -> None:
+    command = [sys.executable, "-m", "serving.client", "similar", "v7", "--json", "--server", echo_server.url]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
 def test_rest_needs_neither_tensorflow_nor_grpc() -> None:
     code = (
         "import sys; from serving.remote.command import main\n"

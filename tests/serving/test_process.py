@@ -60,6 +60,9 @@ def test_sigterm_lets_requests_end_and_takes_no_more(models: Path, tmp_path: Pat
         process.send_signal(signal.SIGTERM)
         assert [answer.result().json() for answer in answers] == [{"predictions": [1.0]}] * 4
         assert process.wait(20) == 0
+        assert process.stderr is not None
+        lines = process.stderr.read().decode().splitlines()
+        assert all(" INFO " in line for line in lines), lines  # nothing of what TensorFlow says to itself
         with pytest.raises(requests.ConnectionError):
             requests.get(url, timeout=5)
 
