@@ -34,6 +34,7 @@ VARIANTS = {
     "in-batch negatives alone": ["--retrieval.num_uniform_negatives=0"],
     "one table": [f"{CANDIDATE}.separate_history=false"],
     "bpr": ["--retrieval.loss=bpr"],
+    "users with one video too": ["--retrieval.min_examples_per_user=1"],
     "every training row": ["--retrieval.user_exponent=1", "--retrieval.epochs=3"],
     "mmgcn": [f"{CANDIDATE}.graph=mmgcn"],
     "one hop": [f"{CANDIDATE}.graph_layers=1"],

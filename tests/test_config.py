@@ -67,6 +67,8 @@ BAD = [
     (CandidateConfig, {"graph_layers": 0}, "graph_layers"),
     (CandidateConfig, {"graph_neighbours": -1}, "graph_neighbours"),
     (RetrievalConfig, {"user_exponent": 1.5}, "user_exponent"),
+    (RetrievalConfig, {"min_examples_per_user": 0}, "min_examples_per_user"),
+    (RetrievalConfig, {"training": "sets", "min_examples_per_user": 2}, "min_examples_per_user"),
     (RetrievalConfig, {"embedding_dim": 64, "ensemble_size": 4}, "ensemble_size"),
     (RankingConfig, {"hidden_units": []}, "hidden_units"),
     (RankingConfig, {"hidden_units": [64, 0]}, "hidden_units"),

@@ -386,6 +386,8 @@ class RetrievalConfig:
         batch_size: positives per step; sequences, where it trains on these.
         max_examples_per_user: positives that an epoch takes from one user; 0 takes all.
         user_exponent: an epoch takes so many of a user's n positives: n to this power.
+        min_examples_per_user: users with fewer positives are no examples (where all have fewer, those with the most are). In a
+            log without times, 2 leaves out queries without a history, which teach popularity alone.
         epochs: most epochs.
         patience: epochs without a better validation metric before training stops.
         objective: that metric.
@@ -415,6 +417,7 @@ class RetrievalConfig:
     batch_size: int = 1024
     max_examples_per_user: int = 0
     user_exponent: float = 1.0
+    min_examples_per_user: int = 1
     epochs: int = 15
     patience: int = 4
     objective: RetrievalObjective = "recall@20"
@@ -428,6 +431,7 @@ class RetrievalConfig:
             "temperature",
             "learning_rate",
             "batch_size",
+            "min_examples_per_user",
             "epochs",
             "patience",
             "steps_per_execution",
@@ -447,6 +451,8 @@ class RetrievalConfig:
             for name in further:
                 _require(not getattr(self, name), name, getattr(self, name), "0 unless `training` is events")
             _require(self.frequency == "exact", "frequency", self.frequency, "exact unless `training` is events")
+            least = self.min_examples_per_user
+            _require(least == 1, "min_examples_per_user", least, "1 unless `training` is events")
         if self.training == "sets":
             pools = "one that pools where `training` is sets"
             _require(self.query.encoder not in SEQUENCE_ENCODERS, "query.encoder", self.query.encoder, pools)

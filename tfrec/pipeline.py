@@ -173,6 +173,7 @@ class Stages:
             self.config.seed,
             max_positives=RetrievalBatches.max_positives if config.mask_positives or config.num_hard_negatives else 0,
             user_exponent=config.user_exponent,
+            min_examples_per_user=config.min_examples_per_user,
             num_popular_negatives=config.num_popular_negatives,
             pool_size=POOL_PER_HARD_NEGATIVE * config.num_hard_negatives,
         )

@@ -21,6 +21,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "embedding_dim": 257,
         "ensemble_size": 4,
         "user_exponent": 0.5,
+        "min_examples_per_user": 2,
         "mask_positives": False,
         "batch_size": 512,
         "learning_rate": 0.01,

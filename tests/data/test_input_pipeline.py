@@ -170,6 +170,18 @@ def test_users_weigh_as_the_exponent_says(make_interactions):
     np.testing.assert_allclose(batches.frequency, shares / 15)
 
 
+def test_users_with_few_examples_are_left_out(make_interactions):
+    """Of 1, 2 and 4 examples an epoch takes 0, 2 and 4, so no query of a log without times lacks a history."""
+    log = make_interactions([(user, video, 0) for user, size in enumerate([1, 2, 4]) for video in range(size)])
+    batches = RetrievalBatches(log, 2, 6, 4, max_examples_per_user=0, seed=1, min_examples_per_user=2)
+    (batch,) = batches.epoch(0)
+    assert np.bincount(batch["query"].user).tolist() == [0, 2, 4]
+    assert (batch["query"].history[:, 0].numpy() >= 0).all()
+    np.testing.assert_allclose(batches.frequency, np.array([2, 2, 1, 1]) / 6)
+    # Where nobody has so many, those with the most are taken.
+    assert replace(batches, min_examples_per_user=9).num_examples == 4
+
+
 def test_epoch_equals_literal_examples(make_interactions):
     log = make_interactions([(0, 3, DAY), (0, 1, 2 * DAY), (0, 3, 3 * DAY), (0, 2, 4 * DAY), (1, 1, DAY)])
     batches = RetrievalBatches(log, 2, 4, num_uniform_negatives=9, max_examples_per_user=0, seed=1, max_positives=3)

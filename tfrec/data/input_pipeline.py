@@ -191,6 +191,7 @@ class RetrievalBatches:
         seed: of the permutations and draws.
         max_positives: positives of the user that a batch names for each target, those nearest in time; 0 for none.
         user_exponent: an epoch takes n to this power, rounded, of the n examples of a user.
+        min_examples_per_user: users with fewer are left out, unless that were all.
         num_popular_negatives: further negatives, drawn by `popularity`, where they are a sample.
         pool_size: uniform draws that hard negatives are sought among; `pool` of a batch, where negatives are a sample.
     """
@@ -203,6 +204,7 @@ class RetrievalBatches:
     seed: int
     max_positives: int = 256
     user_exponent: float = 1.0
+    min_examples_per_user: int = 1
     num_popular_negatives: int = 0
     pool_size: int = 0
 
@@ -222,7 +224,9 @@ class RetrievalBatches:
 
     @cached_property
     def _examples_per_user(self) -> NDArray[np.int64]:
-        wanted = np.rint(self._targets_per_user**self.user_exponent).astype(np.int64) * (self._targets_per_user > 0)
+        enough = max(min(self.min_examples_per_user, int(self._targets_per_user.max())), 1)
+        wanted = np.rint(self._targets_per_user**self.user_exponent).astype(np.int64)
+        wanted *= self._targets_per_user >= enough
         return np.minimum(wanted, self.max_examples_per_user or len(self.targets))
 
     @property
