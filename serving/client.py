@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from serving.remote.aio import DEFAULT_SERVER, AsyncClient
 from serving.remote.calls import Embedding, Filters, Match, Query, Recommendation, VersionStatus
 from serving.remote.errors import CallError
+from tfrec.errors import TfrecError
 
 __all__ = [
     "AsyncClient",
@@ -68,6 +69,9 @@ class Client:
             self._loop.close()
 
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            call.close()
+            raise TfrecError("This client was closed. Make another, or call within `with Client(...)`.")
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
     def recommend(self, user_id: str = "", history: Sequence[str] = (), **options: Any) -> list[Recommendation]:

@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from serving.remote import calls
 from serving.remote.calls import Arrays, Call, Embedding, Filters, Match, Query, Recommendation, VersionStatus
-from serving.remote.errors import DEADLINE_EXCEEDED, UNAVAILABLE, CallError
+from serving.remote.errors import DEADLINE_EXCEEDED, UNAVAILABLE, CallError, reading
 from tfrec.errors import TfrecError
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class AsyncClient:
                 f"`server` must be http://HOST:PORT (REST) or grpc://HOST:PORT (gRPC), or their TLS forms https:// and "
                 f"grpcs://. Received: {server!r}."
             )
-        if timeout <= 0 or retries < 0:
+        if not timeout > 0 or retries < 0:
             raise TfrecError(
                 f"`timeout` must be above 0 and `retries` at least 0. Received: timeout={timeout}, retries={retries}."
             )
@@ -181,11 +181,8 @@ class AsyncClient:
 
     async def _predict(self, model: str, call: Call[T]) -> T:
         outputs = await self._in_time(model, lambda left: self._transport(model).predict(call, left))
-        try:
+        with reading(self._server, model, f"`{call.signature}`"):
             return call.read(outputs)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            cause = f"`{call.signature}` answered something else than expected ({type(error).__name__}: {error})"
-            raise CallError(self._server, model, "INTERNAL", cause) from error
 
     def _transport(self, model: str) -> Transport:
         if model not in self._transports:
@@ -194,6 +191,8 @@ class AsyncClient:
 
     def _open(self, model: str) -> Transport:
         label = self._label if model == self._model else ""
+        for name, text in (("server", self._server), ("model", model), ("label", label)):
+            calls.require_utf8(name, text)
         # Imported here, since each library takes a while to load and one of them is enough.
         if self._server.startswith("http"):
             from serving.remote.rest import RestTransport

@@ -18,6 +18,9 @@ Arrays = Mapping[str, NDArray[Any]]
 """By name of input or output; strings are object arrays, of str where they are texts and of bytes where they are media."""
 
 T = TypeVar("T")
+SLOT = ("video_id", "score", "click", "finish", "like", "reason", "is_cold")
+"""Outputs that a slot is read from."""
+_MAX_K = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Filters:
     diversity: float | None = None
 
     def __post_init__(self) -> None:
-        if self.weights is not None and (len(self.weights) != 4 or min(self.weights) < 0):
+        if self.weights is not None and not (len(self.weights) == 4 and all(weight >= 0 for weight in self.weights)):
             raise TfrecError(
                 f"`weights` must be four numbers of 0 or more (click, finish, like, freshness). Received: {self.weights!r}."
             )
@@ -77,12 +80,33 @@ class Query:
                 f"`history_timestamp` must have one time for each video of `history`. Received: "
                 f"{len(self.history_timestamp)} times, {len(self.history)} videos."
             )
+        _require_seconds("timestamp", self.timestamp)
+        _require_seconds("history_timestamp", *self.history_timestamp)
         _require_slots(self.k)
 
 
 def _require_slots(k: int) -> None:
-    if k < 1:
-        raise TfrecError(f"`k` must be at least 1. Received: {k}.")
+    if not 1 <= k <= _MAX_K:
+        raise TfrecError(f"`k` must be from 1 to {_MAX_K}. Received: {k}.")
+
+
+def _require_seconds(name: str, *times: int) -> None:
+    limits = np.iinfo(np.int64)
+    for time in times:
+        if not limits.min <= time <= limits.max:
+            raise TfrecError(f"`{name}` must be Unix seconds that an int64 holds. Received: {time}.")
+
+
+def require_utf8(name: str, text: str) -> None:
+    """Refuses what a shell hands on of bytes that are no UTF-8: no message could carry it.
+
+    Raises:
+        TfrecError: Naming the input and the text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TfrecError(f"`{name}` must be text that UTF-8 can write. Received: {text!r}.") from error
 
 
 @dataclass(frozen=True)
@@ -157,18 +181,29 @@ class Call(Generic[T]):
         signature: its name.
         inputs: arrays with the batch in front.
         read: makes the result of the outputs.
+
+    Raises:
+        TfrecError: If a text is none that UTF-8 can write.
     """
 
     signature: str
     inputs: Arrays
     read: Callable[[Arrays], T]
 
+    def __post_init__(self) -> None:
+        for name, array in self.inputs.items():
+            for value in array.flat if array.dtype == object else ():
+                if isinstance(value, str):
+                    require_utf8(name, value)
+
 
 def recommend(queries: Sequence[Query]) -> Call[list[list[Recommendation]]]:
     """Slates for several requests, empty slots left out."""
     filtered = any(query.filters for query in queries)
     inputs = _inputs(queries) | (_filters(queries) if filtered else {})
-    return Call("recommend_filtered" if filtered else "recommend", inputs, _slates)
+    return Call(
+        "recommend_filtered" if filtered else "recommend", inputs, lambda outputs: _slates(outputs, len(queries))
+    )
 
 
 def _inputs(queries: Sequence[Query]) -> dict[str, NDArray[Any]]:
@@ -249,6 +284,7 @@ def embed_video_row(
         created_at: Unix seconds, 0 for now, -1 where unknown.
         columns: cells by column, `tags` among them.
     """
+    _require_seconds("created_at", created_at)
     inputs = {
         "prompt": _texts([prompt]),
         "created_at": np.array([created_at], np.int64),
@@ -258,15 +294,16 @@ def embed_video_row(
     return Call("embed_video_row", {**video.inputs, **inputs}, _embedding)
 
 
-def _slates(outputs: Arrays) -> list[list[Recommendation]]:
-    names = ("video_id", "score", "click", "finish", "like", "reason", "is_cold")
-    rows = zip(*(outputs[name].tolist() for name in names), strict=True)
+def _slates(outputs: Arrays, wanted: int) -> list[list[Recommendation]]:
+    rows = zip(*(outputs[name].tolist() for name in SLOT), strict=True)
     slates = []
     for row in rows:
         slots = zip(*row, strict=True)
         slates.append(
             [Recommendation(_text(id_), *numbers, _text(why), new) for id_, *numbers, why, new in slots if id_]
         )
+    if len(slates) != wanted:
+        raise ValueError(f"{len(slates)} slates for {wanted} requests")
     return slates
 
 

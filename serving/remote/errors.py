@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tfrec.errors import TfrecError
 
 UNAVAILABLE, DEADLINE_EXCEEDED, NOT_FOUND = "UNAVAILABLE", "DEADLINE_EXCEEDED", "NOT_FOUND"
@@ -26,3 +29,19 @@ class CallError(TfrecError):
         text = " ".join(cause.split()).rstrip(".") or "no reason given"
         super().__init__(f"{server}, model {model}: {code}: {text}. {_REMEDIES.get(code, '')}".rstrip())
         self.server, self.model, self.code, self.cause = server, model, code, text
+
+
+@contextmanager
+def reading(server: str, model: str, asked: str) -> Iterator[None]:
+    """Makes a `CallError` of what goes wrong while an answer is taken apart: another program may have sent it.
+
+    Args:
+        server: that answered.
+        model: that was asked for.
+        asked: what the answer should have been to.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        cause = f"{asked} was answered with something else than expected ({type(error).__name__}: {error})"
+        raise CallError(server, model, "INTERNAL", cause) from error

@@ -8,7 +8,7 @@ import grpc
 
 from serving.remote import wire
 from serving.remote.calls import Arrays, Call, VersionStatus
-from serving.remote.errors import CallError
+from serving.remote.errors import CallError, reading
 
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -46,7 +46,8 @@ class GrpcTransport:
         for name, array in call.inputs.items():
             wire.write_tensor(request.tensors[name], array)
         answer = await self._send("PredictionService/Predict", request, wire.PredictResponse, timeout)
-        return {name: wire.read_tensor(tensor) for name, tensor in answer.tensors.items()}
+        with reading(self._address, self._model, f"`{call.signature}`"):
+            return {name: wire.read_tensor(tensor) for name, tensor in answer.tensors.items()}
 
     async def status(self, timeout: float) -> list[VersionStatus]:
         """The versions of the model, newest first."""

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.remote.calls import Arrays, Call, VersionStatus
-from serving.remote.errors import DEADLINE_EXCEEDED, NOT_FOUND, UNAVAILABLE, CallError
+from serving.remote.errors import DEADLINE_EXCEEDED, NOT_FOUND, UNAVAILABLE, CallError, reading
 
-_CODES = {
+_CODES: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
     HTTPStatus.NOT_FOUND: NOT_FOUND,
     HTTPStatus.REQUEST_TIMEOUT: DEADLINE_EXCEEDED,
@@ -51,15 +51,17 @@ class RestTransport:
         inputs = {name: _json_values(array) for name, array in call.inputs.items()}
         body = {"signature_name": call.signature, "inputs": inputs}
         answer = await self._send("POST", f"{self._url}{self._label}:predict", timeout, body)
-        return {name: np.array(values, _kind(values)) for name, values in answer["outputs"].items()}
+        with reading(self._address, self._model, f"`{call.signature}`"):
+            return {name: np.array(values, _kind(values)) for name, values in answer["outputs"].items()}
 
     async def status(self, timeout: float) -> list[VersionStatus]:
         """The versions of the model, newest first."""
         answer = await self._send("GET", self._url, timeout)
-        return [
-            VersionStatus(int(row["version"]), row["state"], row.get("status", {}).get("error_message", ""))
-            for row in answer["model_version_status"]
-        ]
+        with reading(self._address, self._model, "`status`"):
+            return [
+                VersionStatus(int(row["version"]), row["state"], row.get("status", {}).get("error_message", ""))
+                for row in answer["model_version_status"]
+            ]
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -86,10 +88,10 @@ class RestTransport:
             answer = json.loads(body)
         except ValueError:
             answer = {}
-        if status == HTTPStatus.OK and isinstance(answer, dict):
+        if status == HTTPStatus.OK:
             return answer
         reason = answer.get("error", "") if isinstance(answer, dict) else ""
-        raise self._error(_CODES.get(HTTPStatus(status), "INTERNAL"), reason or f"HTTP status {status}")
+        raise self._error(_CODES.get(status, "INTERNAL"), str(reason or f"HTTP status {status}"))
 
     def _error(self, code: str, cause: str) -> CallError:
         return CallError(self._address, self._model, code, cause)

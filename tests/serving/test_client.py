@@ -62,7 +62,7 @@ def test_similar_videos(client: Client) -> None:
     assert client.similar("v7", k=1) == [Match("v7", 0.5)]
     assert client.similar("nowhere") == []
     for find in (client.similar, client.search):
-        with pytest.raises(TfrecError, match=r"`k` must be at least 1\. Received: 0\."):
+        with pytest.raises(TfrecError, match=r"`k` must be from 1 to 2147483647\. Received: 0\."):
             find("v7", k=0)
 
 
@@ -135,7 +135,9 @@ def test_a_server_that_comes_late_is_waited_for(
 
 
 @contextmanager
-def _scripted(statuses: Sequence[int], seconds: float = 0.0) -> Iterator[tuple[str, list[str]]]:
+def _scripted(
+    statuses: Sequence[int], seconds: float = 0.0, answer: str = '{"model_version_status": []}'
+) -> Iterator[tuple[str, list[str]]]:
     """A server that answers with these statuses in turn and then 200; yields its address and the ports it was asked from."""
     left, asked = list(statuses), []
 
@@ -146,11 +148,15 @@ def _scripted(statuses: Sequence[int], seconds: float = 0.0) -> Iterator[tuple[s
             asked.append(str(self.client_address[1]))
             time.sleep(seconds)
             status = left.pop(0) if left else 200
-            body = json.dumps({"model_version_status": []} if status == 200 else {"error": "busy"}).encode()
+            body = (answer if status == 200 else '{"error": "busy"}').encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
@@ -171,11 +177,41 @@ def test_only_an_unavailable_server_is_asked_again_and_on_one_connection() -> No
         assert client.status() == []
         assert len(asked) == 3
         assert len(set(asked)) == 1
-    for status, code in ((400, "INVALID_ARGUMENT"), (429, "RESOURCE_EXHAUSTED"), (500, "INTERNAL")):
+    for status, code in ((400, "INVALID_ARGUMENT"), (429, "RESOURCE_EXHAUSTED"), (500, "INTERNAL"), (520, "INTERNAL")):
         with _scripted([status]) as (address, asked), Client(address) as client:
             with pytest.raises(CallError, match=f"{code}: busy") as caught:
                 client.status()
             assert (caught.value.code, len(asked)) == (code, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        "{}",
+        "<html>",
+        '{"outputs": 1, "model_version_status": [1]}',
+        '{"outputs": {"video_id": []}, "model_version_status": [{"version": "x"}]}',
+        json.dumps({"outputs": dict.fromkeys(calls.SLOT, []), "model_version_status": None}),
+    ],
+)
+def test_another_answer_than_expected_is_an_error_of_one_line(
+    answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _scripted([], answer=answer) as (address, _):
+        for command in ("recommend", "status"):
+            assert main([command, "--server", address]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"error: {address}, model recommender: INTERNAL: `{command}` was answered with")
+            assert error.count("\n") == 1
+
+
+def test_a_closed_client_says_so() -> None:
+    client = Client()
+    client.close()
+    client.close()
+    with pytest.raises(TfrecError, match="This client was closed"):
+        client.status()
 
 
 def test_retries_end() -> None:
@@ -205,6 +241,7 @@ def test_the_deadline_bounds_all_tries() -> None:
         ({"server": "127.0.0.1:8500"}, "must be http://HOST:PORT"),
         ({"server": "ftp://a:1"}, "must be http://HOST:PORT"),
         ({"timeout": 0}, "`timeout` must be above 0"),
+        ({"timeout": float("nan")}, "`timeout` must be above 0"),
         ({"retries": -1}, "`retries` at least 0"),
     ],
 )
@@ -216,8 +253,31 @@ def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None
 def test_queries_that_cannot_work() -> None:
     with pytest.raises(TfrecError, match="one time for each video"):
         Query(history=["a"], history_timestamp=[1, 2])
-    with pytest.raises(TfrecError, match="`k` must be at least 1"):
-        Query(k=0)
+    for k in (0, 2**31):
+        with pytest.raises(TfrecError, match=rf"`k` must be from 1 to 2147483647\. Received: {k}\."):
+            Query(k=k)
+    for times in ({"timestamp": 2**63}, {"history": ["a"], "history_timestamp": [-(2**63) - 1]}):
+        with pytest.raises(TfrecError, match=r"timestamp` must be Unix seconds that an int64 holds\. Received: -?92"):
+            Query(**times)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("user_id", ["recommend", "a\udcff"]),
+        ("history", ["recommend", "--history", "b", "a\udcff"]),
+        ("video_id", ["similar", "a\udcff"]),
+        ("column", ["embed", "--columns", "a\udcff=1"]),
+        ("model", ["status", "--model", "a\udcff"]),
+        ("label", ["recommend", "--label", "a\udcff"]),
+    ],
+)
+def test_what_is_no_text_is_refused(
+    address: str, capsys: pytest.CaptureFixture[str], name: str, arguments: list[str]
+) -> None:
+    """A shell hands the byte ff on as U+DCFF."""
+    assert main([*arguments, "--server", address]) == 2
+    assert capsys.readouterr().err.startswith(f"error: `{name}` must be text that UTF-8 can write. Received: 'a\\udcff")
 
 
 @pytest.mark.parametrize(
@@ -225,6 +285,7 @@ def test_queries_that_cannot_work() -> None:
     [
         ({"weights": (1.0, 1.0, 1.0)}, "must be four numbers"),
         ({"weights": (1.0, 1.0, 1.0, -1.0)}, "must be four numbers"),
+        ({"weights": (1.0, 1.0, 1.0, float("nan"))}, "must be four numbers"),
         ({"min_safety": 1.5}, "`min_safety` must be from 0 to 1"),
         ({"diversity": -0.1}, "`diversity` must be from 0 to 1"),
     ],
