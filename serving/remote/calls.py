@@ -288,7 +288,7 @@ def embed_video_row(
     inputs = {
         "prompt": _texts([prompt]),
         "created_at": np.array([created_at], np.int64),
-        "column": _texts(list(columns)),
+        "column": _texts(list(columns)).reshape(1, -1),
         "value": _texts(list(columns.values())).reshape(1, -1),
     }
     return Call("embed_video_row", {**video.inputs, **inputs}, _embedding)

@@ -15,7 +15,8 @@ LISTS = ("a|b", " b | a|", '["b", "c d"]', "['a']", "[]", "", "a", "unheard of|c
 
 
 def cells(**columns: list[str]) -> Cells:
-    return Cells(tf.constant(list(columns), tf.string), tf.transpose(tf.constant(list(columns.values()), tf.string)))
+    values = tf.transpose(tf.constant(list(columns.values()), tf.string))
+    return Cells(tf.tile(tf.constant([list(columns)], tf.string), [len(values), 1]), values)
 
 
 def test_categories_and_numbers():
@@ -32,7 +33,7 @@ def test_categories_and_numbers():
 
 def test_a_column_that_is_not_sent_is_missing():
     columns = FeatureColumns({"colour": CategoricalColumn(NOTHING, ("red",))}, {}, {})
-    codes, numbers = ColumnInput(columns)(Cells(tf.constant([], tf.string), tf.zeros([2, 0], tf.string)))
+    codes, numbers = ColumnInput(columns)(Cells(tf.zeros([2, 0], tf.string), tf.zeros([2, 0], tf.string)))
     assert numbers is None
     np.testing.assert_array_equal(codes["colour"], [0, 0])
 

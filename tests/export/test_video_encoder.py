@@ -225,7 +225,7 @@ def test_with_its_row_of_the_table_a_video_gets_the_embedding_of_the_catalogue(p
     }
     inputs = request(platform, row, title=TITLES[row], prompt=PROMPTS[row]) | {
         "created_at": np.array([NOW - 500]),
-        "column": np.array(list(cells), object),
+        "column": np.array([list(cells)], object),
         "value": np.array([list(cells.values())], object),
     }
     modalities = ("text", "video", "audio", "generation")

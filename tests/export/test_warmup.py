@@ -72,3 +72,9 @@ def test_no_requests_where_nobody_is_asked(dataset: Dataset, saved: Path, tmp_pa
     assert recommender_calls(dataset, nobody, ["recommend"], 8, 10) == []
     assert not (saved / WARMUP_FILE).exists()
     assert replay_warmup(saved) == 0
+
+
+def test_a_call_that_batching_servers_would_refuse_is_not_written(tmp_path: Path) -> None:
+    call = SignatureCall("rank", {"user_id": np.array(["u1", "u2"], object), "k": np.array([5], np.int32)})
+    with pytest.raises(TfrecError, match="one batch dimension in common"):
+        write_warmup(tmp_path, "recommender", [call])

@@ -16,6 +16,9 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from serving.embedded import model_config
+from serving.embedded.core import Core
+from serving.embedded.flags import Flags
 from serving.remote import calls
 from serving.remote.media import read_video
 from tfrec.config import DataConfig, TrainConfig
@@ -110,6 +113,21 @@ print(*((slate["video_id"].numpy() != b"").sum(axis=1)), (found != b"").any())
     model = finished.output / "models" / "recommender" / "1"
     done = subprocess.run([sys.executable, "-I", "-c", code, model], capture_output=True, text=True)
     assert done.stdout.split() == ["5", "3", "True"], done.stderr
+
+
+@pytest.mark.parametrize("model", ["recommender", "video_encoder"])
+def test_published_models_load_where_requests_are_batched(finished: Any, model: str) -> None:
+    """Warm-up goes through the batcher, as in the compose and Kubernetes files."""
+    models = finished.output / "models"
+    flags = Flags(
+        model_name=model,
+        model_base_path=str(models / model),
+        enable_batching=True,
+        batching_parameters_file=str(models / "batching.config"),
+    )
+    manager = Core(flags).manager
+    manager.start(model_config.single_model(model, str(models / model)))
+    manager.stop()
 
 
 def test_further_seeds_are_told_beside_the_first(finished: Any) -> None:

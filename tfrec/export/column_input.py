@@ -17,7 +17,7 @@ class Cells:
     """The cells of some rows.
 
     Args:
-        columns: string `[C]`, names of columns.
+        columns: string `[B, C]`, names of columns.
         values: string `[B, C]`, a cell each, as the table has it; "" is missing.
     """
 
@@ -26,8 +26,9 @@ class Cells:
 
     def __getitem__(self, name: str) -> tf.Tensor:
         """String `[B]`: the cells of a column, "" where missing or where there is no such column."""
-        place = tf.where(self._columns == name)[:1, 0]
-        cells = tf.strings.strip(tf.strings.reduce_join(tf.gather(self._values, place, axis=1), axis=1))
+        is_here = self._columns == name
+        is_first = is_here & (tf.cumsum(tf.cast(is_here, tf.int32), axis=1) == 1)
+        cells = tf.strings.strip(tf.strings.reduce_join(tf.where(is_first, self._values, ""), axis=1))
         return tf.where(tf.strings.regex_full_match(cells, _MISSING), "", cells)
 
 

@@ -56,7 +56,7 @@ ROW_SPECS = (
     *VIDEO_SPECS,
     tf.TensorSpec([None], tf.string, "prompt"),
     tf.TensorSpec([None], tf.int64, "created_at"),
-    tf.TensorSpec([None], tf.string, "column"),
+    tf.TensorSpec([None, None], tf.string, "column"),
     tf.TensorSpec([None, None], tf.string, "value"),
 )
 PROMPT_SPECS = (tf.TensorSpec([None], tf.string, "prompt"), *_METADATA_SPECS)
@@ -314,7 +314,7 @@ class VideoEncoder:
             details = {
                 "prompt": videos.prompts[rows],
                 "created_at": videos.created_at[rows],
-                "column": np.array(names, object),
+                "column": np.full((len(rows), len(names)), names, object),
                 "value": np.full((len(rows), len(names)), "1", object),
             }
         return {

@@ -97,7 +97,17 @@ def write_warmup(saved_model: Path, name: str, calls: Sequence[SignatureCall]) -
         saved_model: its folder.
         name: of the model.
         calls: what to replay, at most `MAX_REQUESTS`.
+
+    Raises:
+        TfrecError: If the inputs of a call differ in their first dimension; servers join requests along it (`--enable_batching`),
+            and would refuse the call, and so the model.
     """
+    for call in calls:
+        sizes = {key: len(values) for key, values in call.inputs.items()}
+        if len(set(sizes.values())) > 1:
+            raise TfrecError(
+                f"The inputs of `{call.signature}` must have one batch dimension in common. Received: {sizes}."
+            )
     path = saved_model / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
