@@ -78,10 +78,22 @@ class BatchingParameters:
             )
 
 
-def _parse(text: str, target: message.Message, what: str) -> Any:
+def read(path: str) -> bytes:
+    """The bytes of a flag file.
+
+    Raises:
+        ServingError: If it cannot be read.
+    """
     try:
-        return text_format.Parse(text, target)
-    except text_format.ParseError as error:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise invalid(f"Cannot read {path}: {error.strerror}") from error
+
+
+def _parse(data: bytes, target: message.Message, what: str) -> Any:
+    try:
+        return text_format.Parse(data.decode(), target)
+    except (UnicodeDecodeError, text_format.ParseError) as error:
         raise invalid(f"Invalid protobuf file: {what}: {error}") from error
 
 
@@ -89,25 +101,24 @@ def _message(name: str) -> message.Message:
     return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"serving.embedded.{name}"))()
 
 
-def read_model_config(path: str) -> model_server_config_pb2.ModelServerConfig:
-    """Reads the file of `--model_config_file`.
+def parse_model_config(data: bytes, path: str) -> model_server_config_pb2.ModelServerConfig:
+    """Parses the bytes of `--model_config_file`, which lies at `path`.
 
     Raises:
-        ServingError: If it is no such text.
-        OSError: If it cannot be read.
+        ServingError: If they are no such text.
     """
-    return _parse(Path(path).read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig(), path)
+    return _parse(data, model_server_config_pb2.ModelServerConfig(), path)
 
 
 def read_prometheus_path(path: str) -> str | None:
     """The page of the metrics in the file of `--monitoring_config_file`, or None where it is off."""
-    config = _parse(Path(path).read_text(encoding="utf-8"), _message("MonitoringConfig"), path).prometheus_config
+    config = _parse(read(path), _message("MonitoringConfig"), path).prometheus_config
     return (config.path or "/monitoring/prometheus/metrics") if config.enable else None
 
 
 def read_batching_parameters(path: str) -> BatchingParameters:
     """Reads the file of `--batching_parameters_file`."""
-    parsed = _parse(Path(path).read_text(encoding="utf-8"), _message("BatchingParameters"), path)
+    parsed = _parse(read(path), _message("BatchingParameters"), path)
     values: dict[str, Any] = {}
     for given, value in parsed.ListFields():
         if given.label == given.LABEL_REPEATED:

@@ -30,13 +30,14 @@ from serving.embedded.errors import Code, ServingError, from_exception, invalid
 from serving.embedded.flags import Flags
 from serving.embedded.inference import DEFAULT_SIGNATURE, Inference, Runner, count_examples
 from serving.embedded.manager import ModelManager
-from serving.embedded.metrics import Metrics
+from serving.embedded.metrics import OTHER, Metrics
 from serving.embedded.saved_model import SavedModel
 from serving.embedded.servable import Servable
 from serving.embedded.warmup import warm_up
 
 _LOG = logging.getLogger(__name__)
 _SIGNATURE_DEF = "signature_def"
+_LONGEST_LABEL = 256  # characters of a name that no model has; longer ones would fill memory and the page of metrics
 
 
 class Core:
@@ -102,7 +103,8 @@ class Core:
                 _LOG.exception("%s on %s failed", api, name)
             raise known from error
         finally:
-            self.metrics.request_count.add(name, status)
+            is_kept = len(name) <= _LONGEST_LABEL or self.manager.has(name)
+            self.metrics.request_count.add(name if is_kept else OTHER, status)
             if status == Code.OK.name:
                 self.metrics.request_latency.add(name, api, entrypoint, value=(time.monotonic() - start) * 1e6)
 
@@ -280,8 +282,8 @@ def _batching_parameters(flags: Flags) -> config_files.BatchingParameters | None
         return config_files.BatchingParameters()
     try:
         return config_files.read_batching_parameters(flags.batching_parameters_file)
-    except (OSError, ValueError) as error:
-        raise ServingError(Code.INVALID_ARGUMENT, f"{flags.batching_parameters_file}: {error}") from error
+    except ValueError as error:
+        raise invalid(f"{flags.batching_parameters_file}: {error}") from error
 
 
 def _session_config(flags: Flags) -> tf.compat.v1.ConfigProto:

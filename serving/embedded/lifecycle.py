@@ -8,7 +8,6 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from serving.embedded import config_files, model_config
 from serving.embedded.core import Core
@@ -19,12 +18,6 @@ from serving.embedded.rest_api import RestApi
 from serving.embedded.workers import Workers
 
 _LOG = logging.getLogger(__name__)
-
-
-def _first_config(flags: Flags) -> model_config.ServerConfig:
-    if flags.model_config_file:
-        return config_files.read_model_config(flags.model_config_file)
-    return model_config.single_model(flags.model_name, flags.model_base_path)
 
 
 async def serve(flags: Flags) -> None:
@@ -45,17 +38,24 @@ async def serve_until(stopping: asyncio.Event, flags: Flags, opened: Callable[[]
 
     Raises:
         ServingError: If a flag file or a model stops the server from starting.
-        OSError: If a file cannot be read or a port cannot be opened.
+        OSError: If a port cannot be opened.
     """
+    file = flags.model_config_file
+    config_bytes = config_files.read(file) if file else b""
+    if file:
+        config = config_files.parse_model_config(config_bytes, file)
+    else:
+        config = model_config.single_model(flags.model_name, flags.model_base_path)
     core = Core(flags)
     gc.collect()
     gc.freeze()  # TensorFlow's own objects stay; looking through them would stop requests whenever a model is freed
     try:
-        loading = asyncio.create_task(asyncio.to_thread(core.manager.start, _first_config(flags)))
+        loading = asyncio.create_task(asyncio.to_thread(core.manager.start, config))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([loading, stop], return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():
             await loading
+            _watch_config_file(core, flags, config_bytes)
             await _serve_requests(stopping, core, flags, opened)
     finally:
         core.manager.stop()
@@ -66,7 +66,6 @@ async def _serve_requests(stopping: asyncio.Event, core: Core, flags: Flags, ope
     apis = _apis(core, workers, flags)
     for api in apis:
         await api.start()
-    _watch_config_file(core, flags)
     _LOG.info("Serving on %s, ports: %s", flags.host, [api.port for api in apis])
     opened()
     await stopping.wait()
@@ -87,20 +86,21 @@ def _apis(core: Core, workers: Workers, flags: Flags) -> list[GrpcApi | RestApi]
     return apis
 
 
-def _watch_config_file(core: Core, flags: Flags) -> None:
-    seconds = flags.model_config_file_poll_wait_seconds
-    if flags.model_config_file and seconds > 0:
-        threading.Thread(target=_reread_for_ever, args=(core, flags, seconds), name="config", daemon=True).start()
+def _watch_config_file(core: Core, flags: Flags, applied: bytes) -> None:
+    if flags.model_config_file and flags.model_config_file_poll_wait_seconds > 0:
+        threading.Thread(target=_reread_for_ever, args=(core, flags, applied), name="config", daemon=True).start()
 
 
-def _reread_for_ever(core: Core, flags: Flags, seconds: float) -> None:
-    never = threading.Event()
-    text = Path(flags.model_config_file).read_bytes()
-    while not never.wait(seconds):
+def _reread_for_ever(core: Core, flags: Flags, applied: bytes) -> None:
+    """Applies the file whenever its bytes are not those `applied`; models new in it are not waited for."""
+    file = flags.model_config_file
+    while not core.manager.stopped.wait(flags.model_config_file_poll_wait_seconds):
         try:
-            newer = Path(flags.model_config_file).read_bytes()
-            if newer != text:  # also after a failure: a label may wait for its version to load
-                core.manager.reload(config_files.read_model_config(flags.model_config_file), never)
-                text = newer
-        except (OSError, ServingError) as error:
+            newer = config_files.read(file)
+            if newer != applied:  # also after a failure: a label may wait for its version to load
+                core.manager.replace(config_files.parse_model_config(newer, file))
+                applied = newer
+        except ServingError as error:
             _LOG.error("Model config not reloaded: %s", error)
+        except Exception:  # the next look must come whatever happened in this one
+            _LOG.exception("Model config not reloaded")

@@ -63,7 +63,7 @@ class ModelManager:
         self._states: dict[str, dict[int, VersionState]] = {}
         self._complaints: dict[str, str] = {}
         self._reloading = threading.Lock()
-        self._stopped = threading.Event()
+        self.stopped = threading.Event()  # what polls ends with it
         self._loaders = ThreadPoolExecutor(max(1, flags.num_load_threads), "load")
         self._unloaders = ThreadPoolExecutor(max(1, flags.num_unload_threads), "unload")
 
@@ -97,6 +97,10 @@ class ModelManager:
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
         return servable
 
+    def has(self, name: str) -> bool:
+        """Whether the config names the model."""
+        return name in self._config
+
     def _labelled(self, name: str, label: str) -> int:
         try:
             return self._labels[name][label]
@@ -128,7 +132,7 @@ class ModelManager:
             ServingError: If the config does not fit or the newest version of a model cannot load.
         """
         self._apply(config)
-        self._wait(self._config, self._stopped, all_versions=True)
+        self._wait(self._config, self.stopped, all_versions=True)
         threading.Thread(target=self._poll_for_ever, name="poll", daemon=True).start()
 
     def reload(self, config: model_config.ServerConfig, given_up: threading.Event) -> None:
@@ -137,15 +141,23 @@ class ModelManager:
         Raises:
             ServingError: If the config does not fit, in which case nothing changes, or a new model cannot load.
         """
+        with self._reloading:
+            self._wait(self.replace(config), given_up)
+
+    def replace(self, config: model_config.ServerConfig) -> set[str]:
+        """Replaces the config, waits for no model, and returns the names that are new in it.
+
+        Raises:
+            ServingError: If the config does not fit, in which case nothing changes.
+        """
         if config.WhichOneof("config") != "model_config_list":
             raise invalid(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
-        with self._reloading:
-            new = {entry.name for entry in config.model_config_list.config} - self._config.keys()
-            self._apply(config)
-            self._wait(new, given_up)
+        new = {entry.name for entry in config.model_config_list.config} - self._config.keys()
+        self._apply(config)
+        return new
 
     def _apply(self, config: model_config.ServerConfig) -> None:
         model_config.check(config, self._config)
@@ -179,6 +191,7 @@ class ModelManager:
         awaited = set(names)
         while not given_up.is_set():
             with self._changed:
+                awaited &= self._config.keys()  # the next config may leave one out
                 if all(self._is_settled(name, all_versions) for name in awaited):
                     break
                 self._changed.wait(0.2)
@@ -209,7 +222,7 @@ class ModelManager:
 
     def _poll_for_ever(self) -> None:
         seconds = self._flags.file_system_poll_wait_seconds
-        while seconds > 0 and not self._stopped.wait(seconds):
+        while seconds > 0 and not self.stopped.wait(seconds):
             try:
                 self.poll()
             except Exception:  # the next look must come whatever happened in this one
@@ -273,7 +286,7 @@ class ModelManager:
             self._set_state(name, version, State.LOADING)
         error = None
         for attempt in range(self._flags.max_num_load_retries + 1):
-            if attempt and self._stopped.wait(self._flags.load_retry_interval_micros / 1e6):
+            if attempt and self.stopped.wait(self._flags.load_retry_interval_micros / 1e6):
                 break
             if not self._is_wanted(name, version):
                 break
@@ -289,7 +302,7 @@ class ModelManager:
 
     def _is_wanted(self, name: str, version: int) -> bool:
         with self._changed:
-            return version in self._wanted.get(name, {}) and not self._stopped.is_set()
+            return version in self._wanted.get(name, {}) and not self.stopped.is_set()
 
     def _finish_load(self, name: str, version: int, managed: _Managed, error: ServingError | None) -> None:
         with self._changed:
@@ -310,7 +323,7 @@ class ModelManager:
 
     def stop(self) -> None:
         """Ends polling and loading; what serves goes with the process."""
-        self._stopped.set()
+        self.stopped.set()
         self._loaders.shutdown(wait=False, cancel_futures=True)
         self._unloaders.shutdown(wait=False, cancel_futures=True)
 

@@ -9,7 +9,7 @@ import bisect
 import threading
 
 _LABEL_SETS = 1000  # clients choose model names, so a page must not grow with what they ask for
-_OTHER = "(other)"
+OTHER = "(other)"  # the label of what is not counted by name
 
 
 class Metric:
@@ -31,7 +31,7 @@ class Metric:
 
     def _cell(self, labels: tuple[str, ...]) -> list[float]:
         if labels not in self._cells and len(self._cells) >= _LABEL_SETS:
-            labels = (_OTHER,) * len(labels)
+            labels = (OTHER,) * len(labels)
         return self._cells.setdefault(labels, self._zero())
 
     def _zero(self) -> list[float]:

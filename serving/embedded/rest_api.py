@@ -51,6 +51,7 @@ _HTTP_STATUS = {
     Code.UNAUTHENTICATED: 401,
 }
 _REASONS = {400: "Bad Request", 404: "Not Found", 500: "Internal Server Error", 501: "Not Implemented"}
+_LARGEST_VERSION = 2**63 - 1
 _HEADER_SECONDS = 30
 _BODY_SECONDS = 60
 
@@ -233,9 +234,10 @@ def _path(raw: str) -> str:
 def _spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=_unquote(name))
     if version is not None:
-        if int(version) >= 2**63:
+        digits = version.lstrip("0")[: len(str(_LARGEST_VERSION)) + 1] or "0"  # `int` raises on thousands of digits
+        if int(digits) > _LARGEST_VERSION:
             raise invalid("")  # the original answers 400 with an empty body
-        spec.version.value = int(version)
+        spec.version.value = int(digits)
     if label is not None:
         spec.version_label = _unquote(label)
     return spec

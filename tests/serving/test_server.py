@@ -118,6 +118,13 @@ def test_errors_say_what_is_wrong(server: Any, path: str, status: int, message: 
     assert (answer.status_code, answer.json()) == (status, {"error": message})
 
 
+@pytest.mark.parametrize(("version", "status"), [("9" * 30, 400), ("9" * 5000, 400), ("0" * 4999 + "1", 200)])
+def test_versions_of_many_digits(server: Any, version: str, status: int) -> None:
+    answer = server.get(f"/v1/models/plain/versions/{version}")
+    assert answer.status_code == status
+    assert bool(answer.content) == (status == 200)
+
+
 def test_versions_and_labels(server: Any) -> None:
     paths = {"all": 2.5, "all/versions/1": 1.5, "all/labels/stable": 1.5}
     for path, value in paths.items():
@@ -258,6 +265,15 @@ def test_metrics_page(server: Any) -> None:
     )
 
 
+def test_long_names_that_no_model_has_are_not_kept(server: Any) -> None:
+    name = "n" * 10_000
+    with pytest.raises(grpc.RpcError, match="Servable not found"):
+        server.predict(name, x=[1.0])
+    page = server.get("/metrics").text
+    assert ':tensorflow:serving:request_count{model_name="(other)",status="NOT_FOUND"} 1' in page
+    assert name not in page
+
+
 def test_health(server: Any) -> None:
     answer = health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -292,12 +308,43 @@ def test_the_config_file_is_read_again(models: Path, tmp_path: Path, running: Ca
     entry = f'config {{{{ name: "{{}}" base_path: "{tmp_path}/plain" model_platform: "tensorflow" }}}}'
     file = tmp_path / "models.config"
     file.write_text("model_config_list {" + entry.format("a") + "}")
+    nowhere = entry.format("late").replace("/plain", "/mistyped")
     with running(model_config_file=str(file), model_config_file_poll_wait_seconds=1) as server:
-        file.write_text("not a config")
-        time.sleep(1.5)
+        for wrong in (b"not a config", b"\xff\xfe", f"model_config_list {{{entry.format('a')} {nowhere}}}".encode()):
+            file.write_bytes(wrong)
+            time.sleep(1.2)
+        file.unlink()
+        time.sleep(1.2)
         file.write_text("model_config_list {" + entry.format("a") + entry.format("b") + "}")
         _wait(server, "b", 1, "AVAILABLE")
         assert server.post("/v1/models/a:predict", {"instances": [1]}).json() == {"predictions": [1.5]}
+
+
+def test_a_config_that_changes_during_the_start_is_seen(
+    models: Path, tmp_path: Path, running: Callable[..., Any]
+) -> None:
+    entry = f'config {{{{ name: "{{}}" base_path: "{tmp_path}/plain" model_platform: "tensorflow" }}}}'
+    file = tmp_path / "models.config"
+    file.write_text("model_config_list {" + entry.format("a") + "}")
+
+    def change() -> None:
+        file.write_text("model_config_list {" + entry.format("a") + entry.format("b") + "}")
+        (tmp_path / "plain").mkdir()  # which the start waits for
+        _put(models / "offset_1", tmp_path / "plain" / "1")
+
+    threading.Timer(1, change).start()
+    with running(model_config_file=str(file), model_config_file_poll_wait_seconds=1) as server:
+        _wait(server, "b", 1, "AVAILABLE")
+
+
+@pytest.mark.parametrize(("data", "error"), [(b"\xff\xfe", "Invalid protobuf file"), (None, "Cannot read")])
+def test_a_config_file_that_cannot_be_read_stops_the_start(
+    tmp_path: Path, running: Callable[..., Any], data: bytes | None, error: str
+) -> None:
+    if data is not None:
+        (tmp_path / "models.config").write_bytes(data)
+    with pytest.raises(ServingError, match=error), running(model_config_file=str(tmp_path / "models.config")):
+        pass
 
 
 def _warm_up_file(version: Path, alias: str) -> None:
