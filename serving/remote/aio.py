@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,9 +69,9 @@ class AsyncClient:
                 f"`server` must be http://HOST:PORT (REST) or grpc://HOST:PORT (gRPC), or their TLS forms https:// and "
                 f"grpcs://. Received: {server!r}."
             )
-        if not timeout > 0 or retries < 0:
+        if not 0 < timeout < math.inf or retries < 0:
             raise TfrecError(
-                f"`timeout` must be above 0 and `retries` at least 0. Received: timeout={timeout}, retries={retries}."
+                f"`timeout` must be above 0 and finite, and `retries` at least 0. Received: timeout={timeout}, retries={retries}."
             )
         self._server, self._model, self._video_encoder, self._label = server.rstrip("/"), model, video_encoder, label
         self._timeout, self._retries = timeout, retries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -192,12 +193,10 @@ def test_only_an_unavailable_server_is_asked_again_and_on_one_connection() -> No
         "<html>",
         '{"outputs": 1, "model_version_status": [1]}',
         '{"outputs": {"video_id": []}, "model_version_status": [{"version": "x"}]}',
-        json.dumps({"outputs": dict.fromkeys(calls.SLOT, []), "model_version_status": None}),
+        json.dumps({"outputs": {name: [] for name in calls.SLOT}, "model_version_status": None}),
     ],
 )
-def test_another_answer_than_expected_is_an_error_of_one_line(
-    answer: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_answer_than_expected_is_an_error_of_one_line(answer: str, capsys: pytest.CaptureFixture[str]) -> None:
     with _scripted([], answer=answer) as (address, _):
         for command in ("recommend", "status"):
             assert main([command, "--server", address]) == 2
@@ -241,7 +240,8 @@ def test_the_deadline_bounds_all_tries() -> None:
         ({"server": "127.0.0.1:8500"}, "must be http://HOST:PORT"),
         ({"server": "ftp://a:1"}, "must be http://HOST:PORT"),
         ({"timeout": 0}, "`timeout` must be above 0"),
-        ({"timeout": float("nan")}, "`timeout` must be above 0"),
+        ({"timeout": math.nan}, "`timeout` must be above 0 and finite"),
+        ({"timeout": math.inf}, "`timeout` must be above 0 and finite"),
         ({"retries": -1}, "`retries` at least 0"),
     ],
 )
@@ -285,7 +285,7 @@ def test_what_is_no_text_is_refused(
     [
         ({"weights": (1.0, 1.0, 1.0)}, "must be four numbers"),
         ({"weights": (1.0, 1.0, 1.0, -1.0)}, "must be four numbers"),
-        ({"weights": (1.0, 1.0, 1.0, float("nan"))}, "must be four numbers"),
+        ({"weights": (1.0, 1.0, 1.0, math.nan)}, "must be four numbers"),
         ({"min_safety": 1.5}, "`min_safety` must be from 0 to 1"),
         ({"diversity": -0.1}, "`diversity` must be from 0 to 1"),
     ],
