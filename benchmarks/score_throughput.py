@@ -44,7 +44,7 @@ from tfrec.data.schema import Catalog, Dataset, FeatureColumns, Interactions, Pa
 from tfrec.data.tables import open_table
 from tfrec.export.publish import publish
 from tfrec.export.recommender import Recommender, ServingModel, save_recommender
-from tfrec.export.versions import find_version
+from tfrec.export.rollout import find_version
 from tfrec.features.content import ContentFeatures
 from tfrec.index.base import Index
 from tfrec.index.tune import build_index

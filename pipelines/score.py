@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--deadline", type=float, default=60.0, metavar="SECONDS", help="for one request to it (default: %(default)g)")
     add("--in-flight", type=int, default=4, metavar="N", help="requests to it at once (default: %(default)s)")
     add("--model", default="recommender", metavar="NAME", help="which of them (default: %(default)s)")
-    add("--version", type=int, metavar="N", help="of the model (default: the newest)")
+    add("--version", type=int, metavar="N", help="of the model (default: the newest that was not rolled back)")
     add("--users", required=True, metavar="FILE|all", help="a file of users, or `all` of the dataset")
     add(
         "--columns",

@@ -121,20 +121,16 @@ def throughput(ask: Ask, size: int, threads: int, seconds: float) -> float:
 
 
 def signature_call(models: Path, name: str) -> Ask:
-    """Calls of the newest version's `recommend`, loaded here; tensors are made before."""
+    """Calls of `recommend` of the newest version that was not rolled back, loaded here; tensors are made before."""
     import tfrec  # noqa: F401  (before TensorFlow)
 
     import tensorflow as tf  # isort: skip
 
     from serving.remote import calls
     from tfrec.export.log_requests import tensors
-    from tfrec.export.versions import versions
+    from tfrec.export.rollout import find_version
 
-    folder = models / name
-    found = versions(folder) if folder.is_dir() else []
-    if not found:
-        raise TfrecError(f"{folder} holds no published model. Give --models DIR, and --model NAME.")
-    loaded = tf.saved_model.load(str(folder / str(found[-1])))
+    loaded = tf.saved_model.load(str(find_version(models, name, None)))
     inputs = {size: tensors(calls.recommend(_queries(size)).inputs) for size in SIZES}
     return lambda size: loaded.signatures["recommend"](**inputs[size])["video_id"].numpy()
 

@@ -700,7 +700,7 @@ class ExportConfig:
             softmax (likely to be watched next) to this power; 0 leaves retrieval out.
         diversity: share of a slot that is given for being unlike the rest of the slate, from 0 (score alone) to 1.
         max_similarity: two videos whose contents have a larger cosine are never in one slate; 1 allows duplicates.
-        keep_versions: published versions kept.
+        keep_versions: published versions kept, not counting those that were rolled back.
         warmup_requests: recorded requests that warm a loaded version up.
     """
 

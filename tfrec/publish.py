@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--rollback", action="store_true", help="withdraw the newest version: the one before it serves again")
     add("--label", type=_label, action="append", default=[], metavar="LABEL=VERSION",
         help="give a label, such as stable or canary, to a version; `LABEL=` removes it; may be repeated")  # fmt: skip
-    add("--retain", type=int, metavar="N", help="remove all but the newest N versions and those with a label")
+    add("--retain", type=int, metavar="N", help="remove versions but the newest N not rolled back, and those loaded")
     add("--base-path", metavar="PATH", help="where servers see DIR; written to models.config (default: /models)")
     return parser
 

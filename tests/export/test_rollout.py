@@ -12,7 +12,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfrec.errors import TfrecError
 from tfrec.export.publish import publish, write_serving_config
-from tfrec.export.rollout import Rollout, retain, roll_back, set_labels
+from tfrec.export.rollout import Rollout, find_version, retain, roll_back, set_labels
 from tfrec.export.versions import MANIFEST, checksums, versions, withdrawn_versions
 from tfrec.publish import main
 
@@ -48,6 +48,10 @@ def fake_versions(models: Path, *numbers: int) -> Path:
 def entry(models: Path) -> model_server_config_pb2.ModelConfig:
     text = (models / "models.config").read_text()
     return text_format.Parse(text, model_server_config_pb2.ModelServerConfig()).model_config_list.config[0]
+
+
+def loaded(models: Path) -> list[int]:
+    return list(entry(models).model_version_policy.specific.versions)
 
 
 def test_a_rollback_hides_the_newest_and_its_number_is_not_used_again(tmp_path: Path) -> None:
@@ -115,10 +119,38 @@ def test_versions_with_a_label_are_never_removed(tmp_path: Path) -> None:
     models = fake_versions(tmp_path, 1, 2, 3, 4)
     set_labels(models, "m", {"stable": 2})
     retain(models, "m", 1)
-    assert versions(models / "m") == [2, 4]
+    assert versions(models / "m") == [2, 3, 4]  # servers hold the newest two besides
     assert publish_next(models, keep=1) == 5
-    assert versions(models / "m") == [2, 5]
+    assert versions(models / "m") == [2, 4, 5]
     assert dict(entry(models).version_labels) == {"stable": 2}
+
+
+@pytest.mark.parametrize("publishes", [False, True])
+def test_what_serves_is_kept_and_what_was_rolled_back_is_not_counted(tmp_path: Path, publishes: bool) -> None:
+    """By hand, or as a training run does that publishes."""
+    models = fake_versions(tmp_path, 1, 2, 3)
+    set_labels(models, "m", {"stable": 1})
+    roll_back(models, "m")
+    retain(models, "m", 1)
+    assert versions(models / "m") == [1, 2, 3]  # the number of 3 is not used again
+    assert loaded(models) == [1, 2]
+    if publishes:
+        assert publish(lambda folder: save_factor(folder, 4), models, "m", 1) == 4
+    else:
+        retain(fake_versions(models, 4), "m", 1)
+    assert versions(models / "m") == loaded(models) == [1, 2, 4]
+    set_labels(models, "m", {"stable": None})
+    assert (versions(models / "m"), withdrawn_versions(models / "m")) == ([1, 2, 4], [])
+
+
+def test_a_version_is_found_as_servers_find_it(tmp_path: Path) -> None:
+    models = fake_versions(tmp_path, 1, 2)
+    assert find_version(models, "m", None).name == "2"
+    set_labels(models, "m", {"stable": 1})
+    roll_back(models, "m")
+    assert find_version(models, "m", None).name == "1"
+    with pytest.raises(TfrecError, match=r"Version 2 of .* was rolled back\. It has: 1\."):
+        find_version(models, "m", 2)
 
 
 def test_the_command_line_lists_all_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from tfrec import __version__
 from tfrec.errors import TfrecError
 from tfrec.export.log_requests import Inputs, SignatureCall, tensors
 from tfrec.export.ops import assert_stock, foreign, graph_ops
-from tfrec.export.rollout import Rollout, protected_versions
+from tfrec.export.rollout import ModelRollout, Rollout, prune
 from tfrec.export.versions import (
     HIDDEN,
     MANIFEST,
@@ -32,7 +32,6 @@ from tfrec.export.versions import (
     checksums,
     clear_leftovers,
     next_version,
-    prune,
     published_models,
     released_version,
     versions,
@@ -89,7 +88,7 @@ def publish(
     release: str | None = None,
     at_least: int = 1,
 ) -> int:
-    """Adds a version of a model, once for each release, and removes those beyond `keep` that no label needs.
+    """Adds a version of a model, once for each release, and removes those beyond `keep` that no server holds.
 
     Args:
         build: writes the SavedModel into the folder it is given.
@@ -124,7 +123,7 @@ def publish(
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             _flush_file(folder)
-        prune(folder, keep, protected_versions(folder))
+        prune(folder, keep)
     return version
 
 
@@ -220,15 +219,15 @@ def write_serving_config(
         "tfrec": __version__,
         "created": _now(),
         **details,
-        "models": {name: _published(models / name) for name in published_models(models)},
+        "models": {name: _published(models / name, rollout.of(name)) for name in published_models(models)},
     }
     write_json(models / MANIFEST, manifest)
 
 
-def _published(folder: Path) -> dict[str, Any]:
+def _published(folder: Path, rollout: ModelRollout) -> dict[str, Any]:
     found = versions(folder)
     manifests = {str(version): json.loads((folder / str(version) / MANIFEST).read_text()) for version in found}
-    return {"latest": found[-1], "versions": manifests}
+    return {"latest": rollout.usable(folder)[-1], "versions": manifests}
 
 
 def _write_text(path: Path, text: str) -> None:

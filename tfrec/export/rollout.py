@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from tfrec.errors import TfrecError
-from tfrec.export.versions import alone, prune, published_models, verify, versions, withdraw
+from tfrec.export.versions import (
+    alone,
+    published_models,
+    remove,
+    verify,
+    versions,
+    withdraw,
+    withdrawn_versions,
+)
 from tfrec.run import atomic_file, write_json
 
 ROLLOUT = "rollout.json"
@@ -39,6 +47,12 @@ class ModelRollout:
 
     labels: Mapping[str, int] = field(default_factory=dict)
     withdrawn: Sequence[int] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelRollout:
+        """The state kept of the model in a folder."""
+        path = folder.parent / ROLLOUT
+        return cls(**json.loads(path.read_text())["models"].get(folder.name, {})) if path.exists() else cls()
 
     def usable(self, folder: Path) -> list[int]:
         """The versions on disk that were not withdrawn, ascending."""
@@ -97,9 +111,28 @@ class Rollout:
         return _ENTRY.format(name=name, path=f"{self.base_path.rstrip('/')}/{name}", more=more)
 
 
-def protected_versions(folder: Path) -> set[int]:
-    """Versions in a model's folder that its labels need."""
-    return set(Rollout.read(folder.parent).of(folder.name).labels.values())
+def find_version(models: Path, name: str, version: int | None) -> Path:
+    """The folder of a published version.
+
+    Args:
+        models: folder of all models.
+        name: of the model.
+        version: its number; None for the newest that was not withdrawn.
+
+    Raises:
+        TfrecError: If there is no such model or version, or it was withdrawn.
+    """
+    folder = models / name
+    found = ModelRollout.read(folder).usable(folder) if folder.is_dir() else []
+    if not found:
+        others = published_models(models)
+        there = f"There are: {', '.join(others)}." if others else "Train first: python -m tfrec.train."
+        raise TfrecError(f"{folder} holds no published model. {there}")
+    if version is not None and version not in found:
+        rolled_back = f"Version {version} of {folder} was rolled back."
+        fault = rolled_back if version in versions(folder) else f"{folder} has no version {version}."
+        raise TfrecError(f"{fault} It has: {', '.join(map(str, found))}.")
+    return folder / str(found[-1] if version is None else version)
 
 
 def roll_back(models: Path, name: str) -> int:
@@ -153,7 +186,7 @@ def set_labels(models: Path, name: str, labels: Mapping[str, int | None]) -> Mod
             _check_label(folder, model, label, version)
         wanted = {label: version for label, version in {**model.labels, **labels}.items() if version is not None}
         if not wanted:
-            for version in model.withdrawn:
+            for version in set(model.withdrawn).intersection(versions(folder)):
                 withdraw(folder, version)  # the newest serves from now on, and must not be one of these
         changed = ModelRollout(wanted, model.withdrawn if wanted else ())
         rollout.with_model(name, changed).write(models)
@@ -161,12 +194,42 @@ def set_labels(models: Path, name: str, labels: Mapping[str, int | None]) -> Mod
 
 
 def retain(models: Path, name: str, keep: int) -> None:
-    """Removes all but the newest `keep` versions and those that labels need."""
+    """Removes the versions that `prune` does.
+
+    Raises:
+        TfrecError: If there is no such model, or none would be kept.
+    """
     if keep < 1:
         raise TfrecError(f"At least 1 version must be kept. Received: {keep}.")
     folder = _folder(models, name)
-    with alone(folder), alone(models):
-        prune(folder, keep, protected_versions(folder))
+    with alone(folder):
+        prune(folder, keep)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all usable versions but the newest `keep` and those that servers hold, and what was withdrawn before those.
+
+    `models.config` lists no version that is gone: it is written before they go.
+
+    Args:
+        folder: of a model, which the caller has `alone`.
+        keep: number of versions, at least 1.
+    """
+    models, name = folder.parent, folder.name
+    with alone(models):
+        rollout = Rollout.read(models)
+        model = rollout.of(name)
+        newest = model.usable(folder)[-keep:]
+        hidden = withdrawn_versions(folder)
+        later = {version for version in (*model.withdrawn, *hidden) if version > min(newest, default=0)}
+        kept = {*newest, *model.loaded(folder), *later}
+        if model.labels:  # else models.config names no versions
+            rollout.write(models)
+        for version in {*versions(folder), *hidden} - kept:
+            remove(folder, version)
+        if model.labels:  # not before: a version is withdrawn for as long as it is there
+            withdrawn = [version for version in model.withdrawn if version in kept]
+            rollout.with_model(name, replace(model, withdrawn=withdrawn)).write(models)
 
 
 def move_base_path(models: Path, base_path: str) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,28 +30,6 @@ def versions(folder: Path) -> list[int]:
 def published_models(models: Path) -> list[str]:
     """Names of the models in a folder of models that have a version."""
     return sorted(path.name for path in models.iterdir() if path.is_dir() and versions(path)) if models.is_dir() else []
-
-
-def find_version(models: Path, name: str, version: int | None) -> Path:
-    """The folder of a published version.
-
-    Args:
-        models: folder of all models.
-        name: of the model.
-        version: its number; None for the newest.
-
-    Raises:
-        TfrecError: If there is no such model or version.
-    """
-    folder = models / name
-    found = versions(folder) if folder.is_dir() else []
-    if not found:
-        others = published_models(models)
-        there = f"There are: {', '.join(others)}." if others else "Train first: python -m tfrec.train."
-        raise TfrecError(f"{folder} holds no published model. {there}")
-    if version is not None and version not in found:
-        raise TfrecError(f"{folder} has no version {version}. It has: {', '.join(map(str, found))}.")
-    return folder / str(found[-1] if version is None else version)
 
 
 def withdrawn_versions(folder: Path) -> list[int]:
@@ -83,7 +61,7 @@ def release_version(models: Path, names: Iterable[str], release: str) -> int:
 
 
 def withdraw(folder: Path, version: int) -> None:
-    """Hides a version from servers by one rename; `publish` removes those that are older than the versions it keeps."""
+    """Hides a version from servers by one rename; `rollout.prune` removes those that are older than the versions it keeps."""
     (folder / str(version)).rename(_withdrawn_folder(folder, version))
 
 
@@ -91,17 +69,11 @@ def _withdrawn_folder(folder: Path, version: int) -> Path:
     return folder / f"{HIDDEN}{version}{_WITHDRAWN}"
 
 
-def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> None:
-    """Removes all versions but the newest `keep` and the protected ones, and what was withdrawn before those kept."""
-    kept = versions(folder)[-keep:]
-    for version in versions(folder):
-        if version not in kept and version not in protected:
-            doomed = folder / f"{HIDDEN}{version}.removing"
-            (folder / str(version)).rename(doomed)  # a server never sees a version that is half there
-            shutil.rmtree(doomed)
-    for version in withdrawn_versions(folder):
-        if kept and version < kept[0]:
-            shutil.rmtree(_withdrawn_folder(folder, version))
+def remove(folder: Path, version: int) -> None:
+    """Removes a version, withdrawn or not, behind one rename: a server never sees one that is half there."""
+    path, doomed = folder / str(version), folder / f"{HIDDEN}{version}.removing"
+    (path if path.exists() else _withdrawn_folder(folder, version)).rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -17,7 +17,8 @@ from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import Dataset
 from tfrec.data.tables import Table, open_table
 from tfrec.errors import TfrecError
-from tfrec.export.versions import find_version, versions
+from tfrec.export.rollout import find_version
+from tfrec.export.versions import versions
 from tfrec.scoring.engine import Engine, LocalEngine
 from tfrec.scoring.histories import Histories
 from tfrec.scoring.modes import MODES, Mode
@@ -45,7 +46,7 @@ class ScoreJob:
         output: folder of the shards.
         server: `host:port` of a TensorFlow Serving that has the model; in place of `models`.
         model: name of the model.
-        version: of it; None for the newest.
+        version: of it; None for the newest that was not rolled back.
         data: dataset folder, for histories and for `all`.
         max_rejected: share of bad rows of `users`, or of a table of the dataset, above which the job fails.
         k: rows per user, or per video.
