@@ -11,7 +11,7 @@ on with `--resume` and leaves, byte for byte, what an undisturbed run would have
 
     user_id             required, but for `--mode similar` and `--mode embed --embed videos`
     video_id            required for those two and for `--mode rank` (the other half of a pair)
-    history             video ids, oldest first: a JSON list, or separated by `|`
+    history             video ids, oldest first: a JSON list, a Parquet list, or separated by `|`
     history_timestamp   Unix seconds of the same events
     timestamp           time of the request, Unix seconds or ISO 8601
     exclude             video ids that may not be shown, written as `history`

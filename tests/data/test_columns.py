@@ -96,6 +96,7 @@ def test_long_lists_are_cut_after_eight() -> None:
         ('["a", "b|c"]', ["a", "b|c"]),
         ("['a', 'b']", ["a", "b"]),
         ("[1, 2]", ["1", "2"]),
+        ('["a", null]', ["a"]),
         ("[]", []),
         ("[live] concert", ["[live] concert"]),
     ],

@@ -58,8 +58,10 @@ def test_parquet_gives_the_strings_of_a_csv(write: Write) -> None:
         "flag": [True, False],
         "time": pa.array([datetime.datetime(2024, 1, 1, 10, tzinfo=datetime.UTC), None], pa.timestamp("ns", "UTC")),
         "day": [datetime.date(2024, 1, 1), None],
-        "words": [["a", "b"], []],
+        "words": [["a|b", 'say "é"\n', None], []],
+        "large": pa.array([None, ["a"]], pa.large_list(pa.large_string())),
         "numbers": pa.array([[0.5, 2], None], pa.list_(pa.float32())),
+        "pairs": pa.array([[1, None], [3, 4]], pa.list_(pa.int64(), 2)),
         "dictionary": pa.array([3, 3]).dictionary_encode(),
     }
     pa.parquet.write_table(pa.table(columns), folder / "users.parquet")
@@ -71,8 +73,10 @@ def test_parquet_gives_the_strings_of_a_csv(write: Write) -> None:
             "flag": ["true", "false"],
             "time": ["1704103200", None],
             "day": ["1704067200", None],
-            "words": ["a|b", None],
+            "words": [r'["a|b","say \"é\"\n",null]', "[]"],
+            "large": [None, '["a"]'],
             "numbers": ["[0.5,2]", None],
+            "pairs": ["[1,null]", "[3,4]"],
             "dictionary": ["3", "3"],
         },
     )
@@ -103,6 +107,14 @@ def test_rows_that_are_not_utf8_are_refused(write: Write) -> None:
     )
     assert read(folder, rejects) == ([2, 4], {"user_id": ["a", "c"], "city": ["Köln", "北京"]})
     assert rejects.counts() == {"users.csv": {"city is not UTF-8": 1}}
+
+
+def test_lists_that_are_not_utf8_are_refused(write: Write) -> None:
+    rejects, folder = RejectLog(), write({})
+    folder.mkdir()
+    pa.parquet.write_table(pa.table({"user_id": ["a", "b"], "seen": [[b"x"], [b"x\xff"]]}), folder / "users.parquet")
+    assert read(folder, rejects) == ([1], {"user_id": ["a"], "seen": ['["x"]']})
+    assert rejects.counts() == {"users.parquet": {"seen is not UTF-8": 1}}
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ import pytest
 import tensorflow as tf
 from score_jobs import checksums, read, run_job, score
 
+from tfrec.data.rejects import RejectLog
 from tfrec.data.schema import Dataset
+from tfrec.data.tables import open_table
 from tfrec.errors import TfrecError
 from tfrec.export.recommender import ServingModel
 from tfrec.scoring.engine import prefetched, regrouped
-from tfrec.scoring.records import Records
+from tfrec.scoring.records import Records, TableSource
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "pipelines" / "score.py"
@@ -170,6 +172,16 @@ def test_bad_rows_are_listed_and_nobody_is_scored_twice(models: Path, tmp_path: 
     ]
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
     assert sum(manifest["rejected"]["users.csv"].values()) == 6
+
+
+def test_lists_of_a_parquet_file_mean_what_they_do_as_json(tmp_path: Path) -> None:
+    """No history is none, an id may have | in it, and an id that is missing is a reject."""
+    lists = [[], ["x|y", "z"], None, ["x", None]]
+    pd.DataFrame({"user_id": list("abcd"), "history": lists}).to_parquet(tmp_path / "users.parquet")
+    rejects = RejectLog()
+    (records,) = TableSource(open_table(tmp_path / "users.parquet", {}, ()), ["user_id"]).records(rejects)
+    assert records.columns["history"].tolist() == [[], ["x|y", "z"], None]
+    assert rejects.counts() == {"users.parquet": {"history is neither a JSON list of ids nor ids separated by |": 1}}
 
 
 def test_repeated_users_are_found_across_blocks(models: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def split_list(value: str | None) -> list[str]:
     if value and value.lstrip().startswith("["):
         for parse in (json.loads, ast.literal_eval):
             try:
-                words = [str(word) for word in parse(value)]
+                words = [str(word) for word in parse(value) if word is not None]
                 break
             except (ValueError, SyntaxError):
                 continue

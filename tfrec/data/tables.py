@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -212,20 +213,45 @@ def _column_as_strings(file: str, name: str, column: pa.Array) -> pa.Array:
 
 
 def _as_strings(column: pa.Array) -> pa.Array:
-    """What a CSV file would hold: times as Unix seconds, lists of strings joined by |, lists of numbers as JSON."""
+    """What a CSV file would hold: times as Unix seconds, lists as JSON."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        values = column.cast(pa.list_(pa.string()))
-        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
-            return pc.binary_join(values, "|")
-        return pc.binary_join_element_wise("[", pc.binary_join(values, ","), "]", "")
+        return _lists_as_json(column)
     if pa.types.is_floating(kind):  # pandas writes a missing number as NaN
         column = pc.if_else(pc.is_nan(column), None, column)
     return column.cast(pa.binary() if pa.types.is_large_binary(kind) or pa.types.is_binary(kind) else pa.string())
+
+
+def _lists_as_json(column: pa.Array) -> pa.Array:
+    """JSON of lists, as bytes that need not be UTF-8, null where there is no list."""
+    items = column.flatten()
+    if pa.types.is_dictionary(items.type):
+        items = items.dictionary_decode()
+    words = _as_strings(items).cast(pa.binary())
+    if _is_text(items.type):
+        distinct = words.dictionary_encode()
+        words = pa.array(map(_quoted, distinct.dictionary.to_pylist()), pa.binary()).take(distinct.indices)
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    lists = pa.ListArray.from_arrays(offsets, words.fill_null(b"null"))
+    written = pc.binary_join_element_wise(b"[", pc.binary_join(lists, b","), b"]", b"")
+    return pc.if_else(column.is_valid(), written, None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )
+
+
+def _quoted(word: bytes) -> bytes:
+    """A JSON string; bytes that are not UTF-8 stay, for `_decode` to find."""
+    return json.dumps(word.decode(errors="surrogateescape"), ensure_ascii=False).encode(errors="surrogateescape")
 
 
 def _decode(file: str, rows: NDArray[np.int64], columns: dict[str, pa.Array], rejects: RejectLog) -> Batch:
