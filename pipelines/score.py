@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--models", type=Path, metavar="DIR", help="folder of published models, or of the versions of one")
-    add("--server", metavar="HOST:PORT", help="a running TensorFlow Serving (gRPC) in place of --models")
+    add("--server", metavar="[grpc://]HOST:PORT", help="a running TensorFlow Serving (gRPC) in place of --models")
     add("--deadline", type=float, default=60.0, metavar="SECONDS", help="for one request to it (default: %(default)g)")
     add("--in-flight", type=int, default=4, metavar="N", help="requests to it at once (default: %(default)s)")
     add("--model", default="recommender", metavar="NAME", help="which of them (default: %(default)s)")
@@ -117,8 +117,9 @@ def score(options: argparse.Namespace) -> None:
     with progress_bar("Scoring", unit) as progress:
         summary = run(job, progress)
     manifest = summary.manifest
+    shards = len(manifest["shards"])
     console.print(
-        f"{manifest['records']:,} {unit}, {manifest['rows']:,} rows in {len(manifest['shards']):,} shards by version "
+        f"{manifest['records']:,} {unit}, {manifest['rows']:,} rows in {shards:,} shard{'s' * (shards != 1)} by version "
         f"{manifest['job']['version']} of {job.model}, in batches of {manifest['job']['batch_size']}"
     )
     for file, reasons in manifest["rejected"].items():

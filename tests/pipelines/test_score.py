@@ -381,6 +381,7 @@ def test_two_processes_do_not_write_to_one_folder(models: Path, data: Path, tmp_
         ({"deadline": 0.0}, "`--deadline` must be above 0 seconds. Received: 0"),
         ({"models": None}, "either the folder of published models with --models DIR or --server"),
         ({"server": "127.0.0.1:1"}, "either the folder of published models with --models DIR or --server"),
+        ({"models": None, "server": "http://h:1"}, "gRPC: give HOST:PORT or grpc://HOST:PORT. Received: http://h:1"),
         ({"columns": {"user_id": "uid"}}, "users.csv has no column `uid` to take for `user_id`. It has: user_id"),
         ({"columns": {"click": "user_id"}}, "no use for `click`. It takes: user_id, history"),
         ({"output": SCRIPT}, "cannot be written"),
@@ -420,7 +421,7 @@ def test_the_command_prints_a_summary_and_one_line_of_error(models: Path, data: 
     assert failed.stderr == "error: `--users all` needs the dataset: give its folder with --data DIR.\n"
     command += ["--data", str(data), "--k", "2", "--resume"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "31 users, 62 rows in 1 shards by version 2 of recommender, in batches of 256" in done.stdout
+    assert "31 users, 62 rows in 1 shard by version 2 of recommender, in batches of 256" in done.stdout
     assert "scored 31 users in" in done.stdout
     assert "resumed" not in done.stdout
     assert pq.read_schema(tmp_path / "out" / "part-00000.parquet").names == COLUMNS

@@ -201,13 +201,14 @@ def proxied(server: Server, fault: Callable[[int, grpc.ServicerContext], int | N
         listener.stop(None).wait()
 
 
-def test_a_server_that_is_unavailable_for_a_moment_is_asked_again(server: Server) -> None:
-    def unavailable_twice(call: int, context: grpc.ServicerContext) -> None:
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+def test_a_server_that_cannot_answer_for_a_moment_is_asked_again(server: Server, code: grpc.StatusCode) -> None:
+    def fails_twice(call: int, context: grpc.ServicerContext) -> None:
         if call <= 2:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+            context.abort(code, "busy")
 
-    with proxied(server, unavailable_twice) as (address, proxy):
-        model = connect(address)
+    with proxied(server, fails_twice) as (address, proxy):
+        model = connect(f"grpc://{address}")
         assert model.answer(model.prepared(USER))["video_id"].shape == (1, 5)
     assert proxy.calls == 3
 
@@ -229,6 +230,13 @@ def test_what_asking_again_does_not_mend_is_one_clear_line(server: Server) -> No
             with pytest.raises(TfrecError, match=message):
                 model.answer(question)
     assert proxy.calls == 3
+
+
+def test_a_server_that_stays_busy_is_named(server: Server) -> None:
+    with proxied(server, lambda _, context: context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")) as (address, _):
+        model = connect(address, patience_seconds=0.2)
+        with pytest.raises(TfrecError, match=r"has no room for a request: full\. Lower --in-flight"):
+            model.answer(model.prepared(USER))
 
 
 def test_a_server_that_is_not_there_or_has_no_such_model_is_named(server: Server) -> None:

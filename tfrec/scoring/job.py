@@ -44,7 +44,7 @@ class ScoreJob:
         models: folder of published models, or of the versions of one; None where a server is asked.
         users: a file, or `all`.
         output: folder of the shards.
-        server: `host:port` of a TensorFlow Serving that has the model; in place of `models`.
+        server: `host:port`, or `grpc://host:port`, of a TensorFlow Serving that has the model; in place of `models`.
         model: name of the model.
         version: of it; None for the newest that was not rolled back.
         data: dataset folder, for histories and for `all`.
@@ -100,6 +100,11 @@ class ScoreJob:
             raise TfrecError("Give either the folder of published models with --models DIR or --server host:port.")
         if self.server is not None and self.engine == "ray":
             raise TfrecError("`--server` scores on its own machine: leave out `--engine ray`, or give --models DIR.")
+        scheme, separator, _ = (self.server or "").partition("://")
+        if separator and scheme != "grpc":
+            raise TfrecError(
+                f"`--server` is asked over gRPC: give HOST:PORT or grpc://HOST:PORT. Received: {self.server}."
+            )
         if self.users == ALL and self.data is None:
             raise TfrecError("`--users all` needs the dataset: give its folder with --data DIR.")
         if self.users == ALL and self.mode == "rank":

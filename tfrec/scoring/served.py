@@ -1,8 +1,8 @@
 """A model that a TensorFlow Serving server has, asked over gRPC.
 
 The version is learned before the first question and asked for by its number from then on, so that all rows come from one.
-A server that cannot be reached for a moment is asked again; the pauses grow and have a random length, so that clients that
-failed together do not come back together.
+A server that cannot be reached for a moment, or has too much to do, is asked again; the pauses grow and have a random length, so
+that clients that failed together do not come back together.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Endpoint:
     """Where a model is served.
 
     Args:
-        address: `host:port` of the gRPC interface.
+        address: `host:port` of the gRPC interface, or `grpc://host:port`.
         model: name of the model.
         deadline_seconds: time that one request may take.
-        patience_seconds: for how long a server that is unavailable is asked again.
+        patience_seconds: for how long a server that is unavailable or busy is asked again.
     """
 
     address: str
@@ -70,7 +70,7 @@ class ServedModel:
         self._endpoint = endpoint
         self._signature = signature
         self.num_in_flight = num_in_flight
-        channel = grpc.insecure_channel(endpoint.address, _CHANNEL)
+        channel = grpc.insecure_channel(endpoint.address.removeprefix("grpc://"), _CHANNEL)
         self._service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self.version = self._find_version(version)
 
@@ -115,7 +115,7 @@ class ServedModel:
 
     def _ask(self, call: Callable[..., Any], request: Any) -> Any:
         retrying = Retrying(
-            retry=retry_if_exception(_is_unavailable),
+            retry=retry_if_exception(_may_pass),
             wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE_SECONDS),
             stop=stop_after_delay(self._endpoint.patience_seconds),
             reraise=True,
@@ -131,6 +131,11 @@ class ServedModel:
         match error.code():
             case grpc.StatusCode.UNAVAILABLE:
                 return f"cannot be reached: {details}. Once TensorFlow Serving answers there, go on with --resume."
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return (
+                    f"has no room for a request: {details}. Lower --in-flight and go on with --resume, or begin again with a "
+                    "smaller --batch-size."
+                )
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 seconds = self._endpoint.deadline_seconds
                 return f"took longer than {seconds:g} s for a request. Raise --deadline, or lower --batch-size."
@@ -145,5 +150,6 @@ class ServedModel:
         return TfrecError(f"The server {self._endpoint.address} {what}")
 
 
-def _is_unavailable(error: BaseException) -> bool:
-    return isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.UNAVAILABLE
+def _may_pass(error: BaseException) -> bool:
+    passing = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    return isinstance(error, grpc.RpcError) and error.code() in passing
