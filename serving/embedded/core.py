@@ -96,12 +96,14 @@ class Core:
         start, status = time.monotonic(), Code.OK.name
         try:
             yield
+        except ServingError as error:
+            status = error.code.name
+            raise
         except Exception as error:
-            known = from_exception(error)
-            status = known.code.name
-            if known is not error and known.code is Code.INTERNAL:
+            status = from_exception(error).code.name
+            if status == Code.INTERNAL.name:
                 _LOG.exception("%s on %s failed", api, name)
-            raise known from error
+            raise from_exception(error) from error  # no variable holds it, see `Workers`
         finally:
             is_kept = len(name) <= _LONGEST_LABEL or self.manager.has(name)
             self.metrics.request_count.add(name if is_kept else OTHER, status)

@@ -108,12 +108,15 @@ def _answering(handle: Callable[[bytes, Context], Awaitable[bytes]]) -> Callable
         try:
             return await handle(data, context)
         except Exception as error:
-            known = from_exception(error)
-        is_long = len(known.message) > _LONGEST_TEXT
-        text = known.message[:_LONGEST_TEXT] + "...TRUNCATED" if is_long else known.message
-        return await context.abort(known.code, text)
+            code, text = _told(from_exception(error))
+        return await context.abort(code, text)
 
     return handle_or_abort
+
+
+def _told(error: ServingError) -> tuple[Code, str]:
+    is_long = len(error.message) > _LONGEST_TEXT
+    return error.code, error.message[:_LONGEST_TEXT] + "...TRUNCATED" if is_long else error.message
 
 
 def _untimed(call: Callable[[Any], Any]) -> Callable[[Any, int], Any]:

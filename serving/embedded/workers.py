@@ -46,6 +46,9 @@ class Deadline:
 class Workers:
     """Runs blocking calls; turns requests away rather than let a queue grow.
 
+    An exception holds the frames it passed, and these the request. No frame may hold the exception or its future in turn: such
+    a circle, and a large request with it, stays until the garbage collector's next full run.
+
     Args:
         threads: Calls run at once.
         limit: Calls running and waiting.
@@ -67,21 +70,21 @@ class Workers:
         if self._under_way >= self._limit:
             raise ServingError(Code.RESOURCE_EXHAUSTED, "Too many requests under way; try again later", 503)
         if size <= _LARGE_BYTES:
-            return await self._run(call, *arguments)
+            return await self._start(call, *arguments)
         async with self._large:
             try:
-                return await self._run(call, *arguments)
+                return await self._start(call, *arguments)
             finally:
                 with contextlib.suppress(RuntimeError):  # the server is closing
                     self._pool.submit(_return_memory)
 
-    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
+    def _start(self, call: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         future = self._pool.submit(call, *arguments)
         self._under_way += 1
         loop = asyncio.get_running_loop()
         # A call whose client has left still counts until its thread is free.
         future.add_done_callback(lambda done: _tell(loop, self._finished, done))
-        return await asyncio.wrap_future(future)
+        return asyncio.wrap_future(future)
 
     def _finished(self, _: Future[object]) -> None:
         self._under_way -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import shutil
 import socket
@@ -272,6 +273,20 @@ def test_long_names_that_no_model_has_are_not_kept(server: Any) -> None:
     page = server.get("/metrics").text
     assert ':tensorflow:serving:request_count{model_name="(other)",status="NOT_FOUND"} 1' in page
     assert name not in page
+
+
+def test_a_request_that_fails_is_freed_at_once(server: Any) -> None:
+    gc.collect()
+    gc.disable()  # only what is in no circle goes now
+    try:
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError):
+                server.predict("none", x=[1.0])
+        time.sleep(0.2)
+        kept = [o for o in gc.get_objects() if isinstance(o, ServingError) and "Latest(none)" in o.message]
+        assert not kept
+    finally:
+        gc.enable()
 
 
 def test_health(server: Any) -> None:
