@@ -80,7 +80,7 @@ def random_requests(dataset: Dataset, size: int, draw: np.random.Generator) -> R
 def allowed_rows(dataset: Dataset, safety: NDArray[np.float32], request: Request, number: int) -> set[str]:
     """What the request may be shown."""
     threshold = request["min_safety"][number]
-    safe = safety >= (threshold if threshold >= 0 else MIN_SAFETY)
+    safe = safety >= (MIN_SAFETY if threshold < 0 else threshold)
     forbidden = {video for name in ("history", "exclude", "block") for video in request[name][number]}
     listed = set(request["allow"][number]) - {""}
     return {video for video in dataset.videos.ids[safe & (safety >= 0)] if video not in forbidden} & (
@@ -158,7 +158,7 @@ INPUTS = ("user_id", "history", "history_timestamp", "timestamp", "exclude", "k"
         ("diversity", 5.0, 1.0),
         ("diversity", np.nan, -1.0),
         ("min_safety", 7.0, 1.01),  # no video is that safe
-        ("min_safety", np.nan, -1.0),
+        ("min_safety", np.nan, 1.01),
         ("weights", [1e30, 0, -7, np.nan], [1e6, 0, -1, -1]),
     ],
 )
@@ -173,6 +173,15 @@ def test_numbers_out_of_range_are_brought_into_it(
 
     for output, values in answer(meant).items():
         np.testing.assert_array_equal(answer(given)[output], values)
+
+
+def test_without_a_safety_column_videos_are_as_safe_as_can_be(dataset: Dataset, recommender: Recommender) -> None:
+    request = random_requests(dataset, 5, np.random.default_rng(0)) | no_filters(5)
+    request |= {"min_safety": np.array([-1, 1, 1.01, 2, np.nan], np.float32), "k": np.full(5, 3, np.int32)}
+    for signature, others in (("recommend_filtered", ()), ("retrieve_filtered", ("weights", "diversity"))):
+        inputs = {name: values for name, values in request.items() if name not in others}
+        found = (recommender.call(signature, inputs)["video_id"] != b"").any(axis=1)
+        assert found.tolist() == [True, True, False, False, False]
 
 
 def test_without_filters_the_answer_is_that_of_recommend(dataset: Dataset, filtered: Recommender) -> None:

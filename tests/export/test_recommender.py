@@ -180,6 +180,17 @@ def test_an_empty_batch_has_an_empty_answer(dataset: Dataset, recommender: Recom
     assert all(len(values) == 0 for values in recommender.call(signature, requests).values())
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"k": np.array([3, 4], np.int32)}, {"history": np.full(2, "a", object), "history_timestamp": np.zeros(2, int)}],
+)
+def test_inputs_of_different_length_are_named(
+    dataset: Dataset, recommender: Recommender, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"one row for each request: user_id, history, .*, k"):
+        recommender.call("recommend", random_requests(dataset, 1, 3, 2, 1) | wrong)
+
+
 def test_every_request_has_its_own_number_of_slots(dataset: Dataset, recommender: Recommender) -> None:
     requests = random_requests(dataset, 4, 2, 0, 1) | {"k": np.array([3, 1, 0, 6], np.int32)}
     shown = recommender.call("recommend", requests)["video_id"]

@@ -115,7 +115,7 @@ def test_filters() -> None:
     np.testing.assert_array_equal(request.allow.given, [True, False, True])
     assert [sorted(row[row >= 0]) for row in request.allow.rows.numpy()] == [[0, 2], [], []]
     assert sorted(request.filters.forbidden.numpy()[0])[-3:] == [1, 5, 5]
-    np.testing.assert_allclose(request.filters.min_safety, [0.5, 0.25, 0.25])
+    np.testing.assert_allclose(request.filters.min_safety, [0.5, 0.25, np.inf])
 
 
 def test_without_filters_those_of_the_export_hold() -> None:

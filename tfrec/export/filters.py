@@ -45,28 +45,24 @@ class Safety(tf.Module):
     """What the catalogue hides.
 
     Args:
-        safety: float32 `[num_videos]`, `BLOCKED` for what is never shown; None: nothing is hidden, whatever is asked.
+        safety: float32 `[num_videos]`, `BLOCKED` for what is never shown; None: every video is as safe as can be.
         num_videos: size of the catalogue.
     """
 
     def __init__(self, safety: NDArray[np.float32] | None, num_videos: int) -> None:
         super().__init__()
         self.num_videos = num_videos
-        self.safety = self.ascending = None
-        if safety is not None:
-            self.safety = tf.Variable(safety, trainable=False, name="safety")
-            self.ascending = tf.Variable(np.sort(safety), trainable=False, name="ascending_safety")
+        if safety is None:
+            safety = np.ones(num_videos, np.float32)
+        self.safety = tf.Variable(safety, trainable=False, name="safety")
+        self.ascending = tf.Variable(np.sort(safety), trainable=False, name="ascending_safety")
 
     def hides(self, videos: tf.Tensor, filters: Filters) -> tf.Tensor:
         """Bool `[B, C]` for int32 `[B, C]` row numbers."""
-        if self.safety is None:
-            return tf.zeros_like(videos, tf.bool)
         return tf.gather(tf.convert_to_tensor(self.safety), tf.maximum(videos, 0)) < filters.min_safety[:, None]
 
     def num_hidden(self, filters: Filters) -> tf.Tensor:
         """int32 `[B]`."""
-        if self.ascending is None:
-            return tf.zeros_like(filters.min_safety, tf.int32)
         return tf.searchsorted(self.ascending, filters.min_safety)
 
     def num_allowed(self, filters: Filters) -> tf.Tensor:
@@ -78,8 +74,6 @@ class Safety(tf.Module):
 
     def without_hidden(self, scores: tf.Tensor, filters: Filters) -> tf.Tensor:
         """float32 `[B, num_videos]` scores of the catalogue, -inf for what is hidden."""
-        if self.safety is None:
-            return scores
         return tf.where(self.safety < filters.min_safety[:, None], -np.inf, scores)
 
     def allowed_only(self, scores: tf.Tensor, filters: Filters) -> tf.Tensor:

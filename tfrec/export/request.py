@@ -65,7 +65,7 @@ class RawFilters(NamedTuple):
     Args:
         allow: string `[B, A]` the only video ids to be shown, padded with ""; nothing but "" allows everything.
         block: string `[B, X]` video ids, padded with "".
-        min_safety: float32 `[B]`; the exported threshold where it is no number from 0 up.
+        min_safety: float32 `[B]`; the exported threshold where it is negative. Nothing is safer than 1, or than no number (NaN).
     """
 
     allow: tf.Tensor
@@ -144,6 +144,7 @@ class RequestParser:
 
     def parse(self, raw: RawRequest, filters: RawFilters | None = None) -> Request:
         """Reads a batch of requests, without `filters` those of the export."""
+        raw = _with_as_many_rows(raw, filters)
         tf.debugging.assert_equal(
             tf.shape(raw.history),
             tf.shape(raw.history_timestamp),
@@ -169,8 +170,12 @@ class RequestParser:
         else:
             forbidden = tf.concat([watched, *map(self._videos.rows, (raw.exclude, filters.block))], axis=1)
             allow = self._allow_list(filters.allow)
-            min_safety = or_default(filters.min_safety, self._min_safety)
+            min_safety = self._threshold(filters.min_safety)
         return Request(query, Filters(tf.sort(forbidden, axis=1), min_safety), raw.k, allow)
+
+    def _threshold(self, asked: tf.Tensor) -> tf.Tensor:
+        # A comparison with NaN is never true, so that it would hide nothing: what is not understood shows nothing instead.
+        return tf.where(asked < 0, self._min_safety, tf.where(tf.math.is_nan(asked), np.inf, asked))
 
     def _allow_list(self, ids: tf.Tensor) -> AllowList:
         # One column more than came, so that there is a first one; a video that stands twice counts once.
@@ -184,6 +189,18 @@ class RequestParser:
             return tf.zeros_like(timestamp)
         latest = tf.reduce_max(event_time, axis=1)
         return tf.where(timestamp > 0, timestamp, tf.where(latest > 0, latest, self._log_end))
+
+
+def _with_as_many_rows(raw: RawRequest, filters: RawFilters | None) -> RawRequest:
+    """`raw`, which is not read before it is certain that all inputs have its number of requests.
+
+    Batching servers join only requests of which this is true, so the error ends no others.
+    """
+    inputs = raw._asdict() | (filters._asdict() if filters else {})
+    rows = tf.stack([tf.shape(tensor)[0] for tensor in inputs.values()])
+    expected = f"Inputs must have one row for each request: {', '.join(inputs)}."
+    with tf.control_dependencies([tf.debugging.assert_equal(rows, rows[0], expected, summarize=len(inputs))]):
+        return RawRequest(*map(tf.identity, raw))
 
 
 def _latest(rows: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
