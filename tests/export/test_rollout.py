@@ -143,6 +143,14 @@ def test_what_serves_is_kept_and_what_was_rolled_back_is_not_counted(tmp_path: P
     assert (versions(models / "m"), withdrawn_versions(models / "m")) == ([1, 2, 4], [])
 
 
+def test_as_many_are_kept_as_may_serve(tmp_path: Path) -> None:
+    models = fake_versions(tmp_path, 1, 2, 3, 4, 5)
+    set_labels(models, "m", {"stable": 5})
+    roll_back(models, "m")
+    retain(models, "m", 3)
+    assert versions(models / "m") == [2, 3, 4, 5]  # 5 is withdrawn
+
+
 def test_a_version_is_found_as_servers_find_it(tmp_path: Path) -> None:
     models = fake_versions(tmp_path, 1, 2)
     assert find_version(models, "m", None).name == "2"
