@@ -53,6 +53,15 @@ class Core:
         self.manager = ModelManager(self._load, flags)
         self._batching = _batching_parameters(flags)
 
+    @property
+    def threads(self) -> int:
+        """The worker threads that calls need: a request holds one while it waits for its batch."""
+        threads = max(1, self._flags.rest_api_num_threads)
+        if self._batching is None:
+            return threads
+        rows = self._batching.max_batch_size * self._batching.num_batch_threads
+        return max(threads, min(rows, self._flags.max_concurrent_requests))
+
     # --------------------------------------------------------------- loading
 
     def _load(self, name: str, version: int, path: Path) -> Servable:

@@ -62,7 +62,7 @@ async def serve_until(stopping: asyncio.Event, flags: Flags, opened: Callable[[]
 
 
 async def _serve_requests(stopping: asyncio.Event, core: Core, flags: Flags, opened: Callable[[], None]) -> None:
-    workers = Workers(max(flags.rest_api_num_threads, 1), flags.max_concurrent_requests)
+    workers = Workers(core.threads, flags.max_concurrent_requests)
     apis = _apis(core, workers, flags)
     for api in apis:
         await api.start()

@@ -317,6 +317,25 @@ def test_overload_is_told_and_passes(models: Path, tmp_path: Path, running: Call
         assert server.post("/v1/models/m:predict", {"instances": [1]}).status_code == 200
 
 
+def test_more_requests_than_threads_join_a_batch(models: Path, tmp_path: Path, running: Callable[..., Any]) -> None:
+    shutil.copytree(models / "offset_1", tmp_path / "m" / "1")
+    (tmp_path / "batching").write_text("max_batch_size { value: 8 } batch_timeout_micros { value: 20000000 }")
+    (tmp_path / "monitoring").write_text('prometheus_config { enable: true path: "/metrics" }')
+    options = {
+        "rest_api_num_threads": 2,
+        "enable_batching": True,
+        "batching_parameters_file": str(tmp_path / "batching"),
+        "monitoring_config_file": str(tmp_path / "monitoring"),
+        "model_name": "m",
+        "model_base_path": str(tmp_path / "m"),
+    }
+    with running(**options) as server, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda x: server.predict("m", x=[float(x)]).outputs["y"].float_val[0], range(8)))
+        assert answers == [x / 2 + 1 for x in range(8)]
+        assert 'processed_batch_size_sum{model_name="m"} 8\n' in server.get("/metrics").text
+        assert 'processed_batch_size_count{model_name="m"} 1\n' in server.get("/metrics").text
+
+
 def test_the_config_file_is_read_again(models: Path, tmp_path: Path, running: Callable[..., Any]) -> None:
     (tmp_path / "plain").mkdir()
     _put(models / "offset_1", tmp_path / "plain" / "1")
