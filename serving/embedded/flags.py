@@ -54,7 +54,7 @@ _HELP = {
     "host": "address to listen on; 0.0.0.0 lets other machines in (not a flag of TensorFlow Serving)",
     "port": "port of the gRPC interface, 0 for none",
     "rest_api_port": "port of the REST interface, 0 for none",
-    "rest_api_num_threads": "threads that work on requests, of both interfaces; with batching at least as many as fill the batches",
+    "rest_api_num_threads": "threads that work on requests, of both interfaces; with batching at least those that fill batches",
     "rest_api_timeout_in_ms": "time that a REST request may take",
     "model_config_file": "model config in protobuf text form; not together with --model_base_path",
     "model_config_file_poll_wait_seconds": "how often that file is read again, 0: never",
