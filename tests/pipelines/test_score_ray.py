@@ -8,13 +8,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 from score_jobs import run_job, shards
 from tenacity import retry, stop_after_attempt
 
+from tfrec.cluster import connected
+from tfrec.data.tables import open_table
 from tfrec.errors import TfrecError
+from tfrec.scoring.ray_reader import RayTable
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
 
@@ -81,6 +86,25 @@ def test_a_worker_and_a_node_that_die_lose_nothing_and_double_nothing(
     assert (resumed.manifest["records"], len(resumed.manifest["shards"])) == (31, 16)
     assert cluster.list_all_nodes() == [cluster.head_node]
     assert shards(tmp_path / "ray") == shards(tmp_path / "local")
+
+
+def test_a_parquet_file_is_read_on_the_cluster(cluster: Cluster, models: Path, tmp_path: Path) -> None:
+    users = [f"u{number % 25}" if number % 9 else None for number in range(30)]  # some missing, some repeated
+    histories = [[f"v{number}", "v1"] if number % 3 else [] for number in range(30)]
+    pa.parquet.write_table(
+        pa.table({"user_id": users, "history": histories}), tmp_path / "users.parquet", row_group_size=7
+    )
+    options = {"batch_size": 2, "shard_size": 4, "max_rejected": 0.5}
+    for name, engine in (("local", {}), ("ray", {"engine": "ray", "address": cluster.address})):
+        run_job(models, str(tmp_path / "users.parquet"), tmp_path / name, **options, **engine)
+    assert shards(tmp_path / "ray") == shards(tmp_path / "local")
+    rejected = (tmp_path / "ray" / "_rejected.csv").read_text()
+    assert rejected == (tmp_path / "local" / "_rejected.csv").read_text()
+    assert "user_id came before" in rejected
+    table = open_table(tmp_path / "users.parquet", {}, ())
+    with connected(cluster.address):
+        by_cluster = RayTable(table.path, table.header, table.names).parquet_batches(["history"])
+        assert [batch.num_rows for batch in by_cluster] == [7, 7, 7, 7, 2]
 
 
 def test_a_server_is_not_asked_from_a_cluster(tmp_path: Path) -> None:

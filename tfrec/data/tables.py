@@ -78,6 +78,11 @@ class Table:
                     f"Say which one it is with --data.columns.{column} NAME."
                 )
 
+    def parquet_batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The columns `names` of a Parquet file, as they are, in the order of its rows."""
+        with pa.parquet.ParquetFile(self.path) as file:
+            yield from file.iter_batches(_PARQUET_BATCH_ROWS, columns=list(names))
+
     def batches(self, columns: Sequence[str], rejects: RejectLog) -> Iterator[Batch]:
         """Streams `columns`; records that are broken or not UTF-8 go to `rejects`, which also learns the total."""
         names = [self.names[column] for column in columns]
@@ -194,13 +199,12 @@ def _parquet_batches(
     table: Table, names: list[str], rejects: RejectLog
 ) -> Iterator[tuple[NDArray[np.int64], list[pa.Array]]]:
     read = table.first_row
-    with pa.parquet.ParquetFile(table.path) as file:
-        for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=names):
-            yield (
-                np.arange(read, read + batch.num_rows),
-                [_column_as_strings(table.file, name, batch.column(name)) for name in names],
-            )
-            read += batch.num_rows
+    for batch in table.parquet_batches(names):
+        yield (
+            np.arange(read, read + batch.num_rows),
+            [_column_as_strings(table.file, name, batch.column(name)) for name in names],
+        )
+        read += batch.num_rows
 
 
 def _column_as_strings(file: str, name: str, column: pa.Array) -> pa.Array:

@@ -169,7 +169,7 @@ def run(job: ScoreJob, progress: ProgressCallback) -> Summary:
         folder.begin(asked)
         with _engine(job, here) as engine:
             start = time.monotonic()
-            scored = _score(engine, source, folder, job.shard_size, batch_size, progress, total)
+            scored = _score(engine, _read_by(job, source), folder, job.shard_size, batch_size, progress, total)
         return Summary(folder.finish(asked, rejects), scored, time.monotonic() - start)
 
 
@@ -207,6 +207,15 @@ def _engine(job: ScoreJob, here: LocalEngine) -> Iterator[Engine]:
     with cluster.connected(job.address):
         arguments = (version, here.mode, here.histories, here.k)
         yield RayEngine(cluster.Crew.hired(ShardWorker, arguments, job.num_workers, job.num_gpus_per_worker))
+
+
+def _read_by(job: ScoreJob, source: Source) -> Source:
+    """The same records, read by Ray Data where the cluster can share that work."""
+    if job.engine == "local" or not isinstance(source, TableSource):
+        return source
+    from tfrec.scoring.ray_reader import RayTable
+
+    return source.read_by(RayTable)
 
 
 def _load(job: ScoreJob, rejects: RejectLog) -> Dataset | None:

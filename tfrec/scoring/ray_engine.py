@@ -1,7 +1,8 @@
 """The Ray engine: shards are scored on all machines of a cluster, and written by this process.
 
-Records are read here, since only one reader of them all can tell which came before; files are written here, so that nobody
-else needs the output folder and no shard can be written twice. A worker turns the records of a shard into the shard's file.
+Records are made here, since only who sees them all can tell which came before, from rows that `ray_reader.py` reads; files are
+written here, so that nobody else needs the output folder and no shard can be written twice. A worker turns the records of a shard
+into the shard's file.
 
 Assumes that every machine finds `tfrec` and the folder of models under the same path.
 """

@@ -112,6 +112,10 @@ class TableSource:
         self._keys = keys
         self._columns = [*keys, *(name for name in OPTIONAL if name in table.names and name not in keys)]
 
+    def read_by(self, kind: type[Table]) -> TableSource:
+        """The same records, where `kind` of table reads the file."""
+        return TableSource(kind(self._table.path, self._table.header, self._table.names), self._keys)
+
     @property
     def digest(self) -> str:
         """Of the file's bytes."""
