@@ -94,12 +94,12 @@ def assert_online_is_batch(rows: pd.DataFrame, inputs: Inputs, server: Server) -
         slate = slates[user]
         assert set(slate["model_version"]) == {response.model_spec.version.value}
         shown = [value.decode() for value in answer["video_id"] if value]
-        np.testing.assert_allclose(slate["score"], answer["score"][: len(slate)], rtol=1e-5)
+        np.testing.assert_allclose(slate["score"], answer["score"][: len(slate)], rtol=5e-5)
         num_swapped += slate["video_id"].tolist() != shown
         slate = slate.set_index("video_id").loc[shown]
         assert slate["reason"].tolist() == [value.decode() for value in answer["reason"][: len(slate)]]
         for name in ("score", "click", "finish", "like"):
-            np.testing.assert_allclose(slate[name], answer[name][: len(slate)], rtol=1e-5)
+            np.testing.assert_allclose(slate[name], answer[name][: len(slate)], rtol=5e-5)
     assert num_swapped <= 0.01 * len(slates)
 
 
