@@ -207,10 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(make_parser().parse_args(arguments))
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader of the pipe, such as head, has enough
+    except BrokenPipeError:  # the reader of the pipe, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except TfrecError as error:
         print(f"error: {error}", file=sys.stderr)

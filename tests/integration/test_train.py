@@ -127,6 +127,7 @@ def test_published_models_load_where_requests_are_batched(finished: Any, model: 
     )
     manager = Core(flags).manager
     manager.start(model_config.single_model(model, str(models / model)))
+    assert {state.error for _, state in manager.states(model)} == {None}
     manager.stop()
 
 

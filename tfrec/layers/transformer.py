@@ -123,7 +123,7 @@ class _Block(tf.keras.layers.Layer):
         width = units // self.num_heads
         parts = tf.reshape(self.projections(steps), [shape[0], shape[1], 3, self.num_heads, width])
         query, key, value = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
-        # A bias is subtracted negated: XLA on CPUs would have oneDNN add it within the product, a hundred times as slow.
+        # A bias is subtracted negated: XLA on CPUs would have oneDNN add it within the product, for which it has no fast kernel.
         penalty = tf.gather(-self.distance_bias, tf.clip_by_value(distance, 0, self.max_distance), axis=1)
         penalty -= tf.where(distance < 0, MASKED, 0.0)
         if self.age_bias is not None:
