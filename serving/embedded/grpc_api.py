@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ from serving.embedded.flags import Flags
 from serving.embedded.workers import Deadline, Workers
 
 Context = grpc.aio.ServicerContext
+_LOOK_SECONDS, _STRAY_SECONDS = 0.02, 1.0
 _LONGEST_TEXT = 1024
 
 
@@ -45,6 +47,7 @@ class GrpcApi:
         self._core = core
         self._workers = workers
         self._grace_seconds = flags.shutdown_grace_seconds
+        self._under_way, self._stopping = 0, False
         self._server = grpc.aio.server(options=_options(flags), maximum_concurrent_rpcs=flags.max_concurrent_requests)
         self._server.add_generic_rpc_handlers((self._prediction_service(), self._model_service()))
         self._health = health.aio.HealthServicer() if flags.enable_grpc_healthcheck_service else None
@@ -68,7 +71,7 @@ class GrpcApi:
     def _model_service(self) -> grpc.GenericRpcHandler:
         methods = {
             "GetModelStatus": self._method(get_model_status_pb2.GetModelStatusRequest, _untimed(self._core.status)),
-            "HandleReloadConfigRequest": grpc.unary_unary_rpc_method_handler(_answering(self._reload)),
+            "HandleReloadConfigRequest": grpc.unary_unary_rpc_method_handler(self._answering(self._reload)),
         }
         return grpc.method_handlers_generic_handler("tensorflow.serving.ModelService", methods)
 
@@ -77,7 +80,26 @@ class GrpcApi:
             deadline = Deadline(context.time_remaining())
             return await self._workers.run(_call, kind, call, data, deadline, size=len(data))
 
-        return grpc.unary_unary_rpc_method_handler(_answering(handle))
+        return grpc.unary_unary_rpc_method_handler(self._answering(handle))
+
+    def _answering(
+        self, handle: Callable[[bytes, Context], Awaitable[bytes]]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        """Tells the client an error of `handle`, cut short like the original does."""
+
+        async def handle_or_abort(data: bytes, context: Context) -> bytes:
+            if self._stopping:
+                return await context.abort(grpc.StatusCode.UNAVAILABLE, "Server shutdown")
+            self._under_way += 1
+            try:
+                return await handle(data, context)
+            except Exception as error:
+                code, text = _told(from_exception(error))
+            finally:
+                self._under_way -= 1
+            return await context.abort(code, text)
+
+        return handle_or_abort
 
     async def _reload(self, data: bytes, _: Context) -> bytes:
         """On a thread of its own, because it waits for models to load; a client that leaves ends the wait."""
@@ -98,20 +120,12 @@ class GrpcApi:
         """Takes no more calls and waits for those under way."""
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
-        await self._server.stop(self._grace_seconds)
-
-
-def _answering(handle: Callable[[bytes, Context], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    """Tells the client an error of `handle`, cut short like the original does."""
-
-    async def handle_or_abort(data: bytes, context: Context) -> bytes:
-        try:
-            return await handle(data, context)
-        except Exception as error:
-            code, text = _told(from_exception(error))
-        return await context.abort(code, text)
-
-    return handle_or_abort
+        self._stopping = True
+        end = time.monotonic() + self._grace_seconds
+        while self._under_way and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_SECONDS)
+        # What is left came after: gRPC may keep a call that comes with the stop, and never hand it on.
+        await self._server.stop(min(_STRAY_SECONDS, self._grace_seconds))
 
 
 def _told(error: ServingError) -> tuple[Code, str]:
