@@ -43,6 +43,7 @@ def _write_media(
     layout: str = "stereo",
     audio_codec: str = "aac",
     rotation: int = 0,
+    pixel_aspect: int = 1,
     options: dict[str, str] | None = None,
 ) -> Path:
     """Writes `pictures` (uint8 RGB) at `rate`, or at `times` in units of 1 / rate, and `tone` on every channel."""
@@ -52,6 +53,7 @@ def _write_media(
             stream = container.add_stream(codec, rate=rate)
             stream.height, stream.width = pictures[0].shape[:2]
             stream.pix_fmt = pixel_format
+            stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect)
             if rotation:
                 stream.set_display_rotation(rotation)
             for number, picture in enumerate(pictures):
@@ -67,7 +69,7 @@ def _write_media(
             samples.sample_rate = tone_rate_hz
             wanted = "s16" if audio_codec.startswith("pcm") else "fltp"
             resampler = av.AudioResampler(wanted, layout, tone_rate_hz, frame_size=1024)
-            for part in [*resampler.resample(samples), *resampler.resample(None)]:
+            for part in [*resampler.resample(samples), *resampler.resample(None)] if len(tone) else []:
                 container.mux(voice.encode(part))
             container.mux(voice.encode())
     return path

@@ -53,7 +53,7 @@ def test_mended_files_and_other_readers_are_tried(catalog, media, tmp_path, deco
     videos = catalog(media=media)
     rejected(videos, CONFIG, tmp_path / "cache")
     decoded.clear()
-    monkeypatch.setattr(refusals, "_READER", 2)
+    monkeypatch.setattr(refusals, "_READER", 3)
     assert len(rejected(videos, CONFIG, tmp_path / "cache")) == 1
     assert decoded == [media[4].video]
     shutil.copy(media[0].video, media[4].video)

@@ -121,6 +121,31 @@ def test_killed_while_writing(tmp_path, trial):
     np.testing.assert_array_equal(store.lengths(found), np.arange(len(store)))
 
 
+def test_writers_at_once_lose_nothing(tmp_path):
+    """Two that opened the table when it was empty write the same keys, in their own order, and some of their own."""
+    first, second = (FeatureStore(tmp_path, (2,)) for _ in range(2))
+    for store, numbers in ((first, (1, 2)), (second, (2, 3)), (first, (4, 3)), (second, (1, 5))):
+        store.append(keys(*numbers), rows_of(*numbers), np.array(numbers))
+    for store in (second, FeatureStore(tmp_path, (2,))):
+        assert len(store) == 5
+        found = store.rows(keys(1, 2, 3, 4, 5))
+        np.testing.assert_array_equal(store.read(found), rows_of(1, 2, 3, 4, 5))
+        np.testing.assert_array_equal(store.lengths(found), [1, 2, 3, 4, 5])
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path):
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE) for _ in "ab"]
+    for writer in writers * 40:
+        writer.stdout.readline()
+    for writer in writers:
+        writer.kill()
+        writer.wait()
+    store = FeatureStore(tmp_path, (64,), np.float32)
+    found = store.rows(keys(*range(2_000)))
+    np.testing.assert_array_equal(store.read(found)[:, 63], np.arange(2_000))
+    assert len(np.unique(found)) == 2_000
+
+
 def test_a_million_rows(tmp_path):
     count = 1_000_000
     random = np.random.default_rng(0).integers(0, 256, (count, 32), np.uint8)

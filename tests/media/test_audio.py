@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from tfrec.data.schema import MediaSource
 from tfrec.media.audio import read_audio
-from tfrec.media.container import MediaError
+from tfrec.media.container import MediaError, open_container
+from tfrec.media.read import DecodeSettings, read_media
+from tfrec.media.sampling import Sampling
 
 
 def tone(seconds: float, rate_hz: int, hertz: float = 440.0) -> np.ndarray:
@@ -35,6 +38,16 @@ def test_any_codec_rate_and_channel_count(tmp_path, write_media, suffix, codec, 
     assert loudest_hertz(waveform, 16_000) == pytest.approx(440, abs=3)
     middle = waveform[4_000:12_000]
     assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_a_declared_track_without_a_packet_is_no_sound(tmp_path, write_media):
+    pictures = [np.full((32, 32, 3), 90, np.uint8)] * 3
+    path = write_media(tmp_path / "a.mkv", pictures, tone=np.zeros(0))
+    with open_container(path) as container:
+        assert container.streams.audio
+    frames, sound = read_media(MediaSource(video=path), DecodeSettings(Sampling(1), 8, 16_000, 30, 60))
+    np.testing.assert_allclose(frames, 90, atol=3)
+    assert not len(sound)
 
 
 def test_pcm_at_the_wanted_rate_is_left_as_it_is(tmp_path, write_media):

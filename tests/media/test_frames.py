@@ -9,8 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from tfrec.data.schema import MediaSource
 from tfrec.media.container import MediaError, decode, open_container
 from tfrec.media.frames import read_frames, to_square
+from tfrec.media.read import DecodeSettings, read_media
+from tfrec.media.sampling import Sampling
 
 
 def plain(value: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -102,6 +105,31 @@ def test_transparency_lies_over_black_and_grey_becomes_rgb(tmp_path, write_media
 def test_odd_sizes(tmp_path, write_media, size):
     path = write_media(tmp_path / "a.mkv", [plain(120, *size)], "ffv1", "bgr0")
     np.testing.assert_array_equal(read_frames(path, 2, 24), np.full((1, 24, 24, 3), 120))
+
+
+def test_a_matroska_file_whose_time_begins_late(tmp_path, write_media):
+    """Its stated duration is its end: 20 pictures from second 100 on, sampled at 100.5 and 101.5."""
+    path = write_media(tmp_path / "a.mkv", counting(20, 10), "libx264", times=range(1000, 1020))
+    np.testing.assert_allclose(levels(read_frames(path, 2, 16)), [50, 150], atol=5)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("ts", "libx264"), ("flv", "flv1")])
+def test_back_to_the_first_picture_after_sound_or_scenes_were_read(tmp_path, write_media, suffix, codec):
+    path = write_media(tmp_path / f"a.{suffix}", counting(40), codec, tone=np.zeros(4 * 44_100))
+    for mode in ("uniform", "key_frames"):
+        frames, sound = read_media(MediaSource(video=path), DecodeSettings(Sampling(4, mode), 32, 16_000, 30, 60))
+        np.testing.assert_allclose(levels(frames), [25, 75, 125, 175], atol=7)
+        assert len(sound) > 60_000
+
+
+@pytest.mark.parametrize(("rotation", "bright"), [(0, (0.5, 1)), (90, (1, 0.5))])
+def test_the_pixel_aspect_turns_with_the_picture(tmp_path, write_media, rotation, bright):
+    """64 x 32 pixels twice as wide as high are a square; the bright half is as wide as it is."""
+    picture = plain(0, 64, 32)
+    picture[16:48] = 255
+    path = write_media(tmp_path / "a.mp4", [picture] * 3, rotation=rotation, pixel_aspect=2)
+    frame = read_frames(path, 1, 32)[0, ..., 0] > 127
+    assert (frame[:, 16].mean(), frame[16].mean()) == bright
 
 
 def test_to_square_takes_the_centre_and_obeys_the_pixel_aspect():

@@ -205,11 +205,8 @@ class _Encoding:
         return found
 
     def _keep(self, keys: Sequence[bytes], encoded: Encoded) -> None:
-        """A run that was stopped may have stored one modality of a video and not the other."""
         for name, (values, lengths) in encoded.items():
-            store = self._stores[name]
-            absent = store.rows(keys) < 0
-            store.append([key for key, new in zip(keys, absent, strict=True) if new], values[absent], lengths[absent])
+            self._stores[name].append(keys, values, lengths)  # passes over a modality that a stopped run had stored
 
 
 def refuse(rejects: RejectLog, error: MediaError) -> None:

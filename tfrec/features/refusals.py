@@ -22,7 +22,7 @@ from tfrec.media.container import MediaError
 from tfrec.media.frames import list_pictures
 from tfrec.media.read import main_path
 
-_READER = 1  # to be raised whenever `tfrec.media` refuses less, or for other reasons
+_READER = 2  # to be raised whenever `tfrec.media` refuses less, or for other reasons
 _BYTES = 512
 
 

@@ -3,13 +3,16 @@
 A *key* is 32 bytes, the digest of what was encoded; a *row* is its place in the table; a *length* says how many steps of the
 row's array are real. Two files per table: `values.bin` holds the arrays one after the other and is memory-mapped,
 `keys.bin` holds key and length. Values are written and flushed before their keys, so whatever stops the process, the rows
-that both files hold whole are good, and the rest is overwritten. One process writes at a time; any number may read.
+that both files hold whole are good, and the rest is overwritten. A row stays where it is, so any number of processes may read
+while one writes; several writers take turns by a lock on `keys.bin`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ KEY_BYTES = 32
 _ENTRY = np.dtype([("key", f"S{KEY_BYTES}"), ("length", "<i4")])
 _GATHERED_IN_MEMORY_BYTES = 2**30
 _CHUNK_ROWS = 4096
+_UNSORTED_ROWS = 16_384
+"""Rows that may be added before all are sorted again."""
 
 Keys = NDArray[np.bytes_]
 
@@ -52,29 +57,26 @@ class FeatureStore:
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         self._row_bytes = self.dtype.itemsize * int(np.prod(shape))
         self._entries = self._read_entries()
-        self._added: list[NDArray[Any]] = []
-        self._order: NDArray[np.int64] | None = None
+        self._order = np.empty(0, np.int64)  # of the keys of the first rows
 
     def __len__(self) -> int:
-        return len(self._entries) + sum(map(len, self._added))
+        return len(self._entries)
 
     def rows(self, keys: Sequence[bytes] | Keys) -> NDArray[np.int64]:
         """int64 `[num_keys]`: the row of each key, -1 where it is absent."""
         wanted = keys if isinstance(keys, np.ndarray) else as_keys(keys)
-        stored = self._all_entries()["key"]
-        if not len(stored):
-            return np.full(len(wanted), -1)
-        if self._order is None:
+        stored = self._entries["key"]
+        if len(stored) - len(self._order) > _UNSORTED_ROWS:
             self._order = np.argsort(stored, kind="stable")
-        place = np.minimum(np.searchsorted(stored, wanted, sorter=self._order), len(stored) - 1)
-        row = self._order[place]
-        return np.where(stored[row] == wanted, row, -1)
+        count = len(self._order)
+        recent = _find(wanted, stored[count:], np.argsort(stored[count:], kind="stable"))
+        return np.where(recent >= 0, recent + count, _find(wanted, stored[:count], self._order))
 
     def append(self, keys: Sequence[bytes], values: NDArray[Any], lengths: NDArray[np.integer[Any]]) -> None:
-        """Adds rows; they are on disk when this returns.
+        """Adds rows; they are on disk when this returns. A key that is there already, by whichever process, keeps its row.
 
         Args:
-            keys: `[num_rows]`, absent so far.
+            keys: `[num_rows]`, no two equal.
             values: `[num_rows, *shape]`.
             lengths: `[num_rows]`.
 
@@ -86,14 +88,17 @@ class FeatureStore:
         entries = np.empty(len(keys), _ENTRY)
         entries["key"], entries["length"] = as_keys(keys), lengths
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write("values.bin", len(self) * self._row_bytes, np.ascontiguousarray(values, self.dtype))
-        self._write("keys.bin", len(self) * _ENTRY.itemsize, entries)
-        self._added.append(entries)
-        self._order = None
+        with _locked(self.folder / "keys.bin"):
+            self._refresh()
+            new = self.rows(entries["key"]) < 0
+            entries = entries[new]
+            self._write("values.bin", len(self) * self._row_bytes, np.ascontiguousarray(values[new], self.dtype))
+            self._write("keys.bin", len(self) * _ENTRY.itemsize, entries)
+        self._entries = np.concatenate([self._entries, entries])
 
     def lengths(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
         """int32 `[num_rows]`: steps present, 0 for row -1."""
-        stored = np.append(self._all_entries()["length"], np.int32(0))
+        stored = np.append(self._entries["length"], np.int32(0))
         return stored[rows]
 
     def read(self, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
@@ -126,18 +131,22 @@ class FeatureStore:
             return np.zeros((0, *self.shape), self.dtype)
         return np.memmap(self.folder / "values.bin", self.dtype, "r", shape=(len(self), *self.shape))
 
-    def _all_entries(self) -> NDArray[Any]:
-        if self._added:
-            self._entries, self._added = np.concatenate([self._entries, *self._added]), []
-        return self._entries
-
-    def _read_entries(self) -> NDArray[Any]:
-        """The entries whose values are whole too."""
+    def _count(self) -> int:
+        """Rows that both files hold whole."""
         keys, values = self.folder / "keys.bin", self.folder / "values.bin"
         if not (keys.exists() and values.exists()):
-            return np.empty(0, _ENTRY)
-        count = min(keys.stat().st_size // _ENTRY.itemsize, values.stat().st_size // self._row_bytes)
-        return np.fromfile(keys, _ENTRY, count)
+            return 0
+        return min(keys.stat().st_size // _ENTRY.itemsize, values.stat().st_size // self._row_bytes)
+
+    def _read_entries(self) -> NDArray[Any]:
+        count = self._count()
+        return np.fromfile(self.folder / "keys.bin", _ENTRY, count) if count else np.empty(0, _ENTRY)
+
+    def _refresh(self) -> None:
+        """Takes in what other processes have added."""
+        if self._count() != len(self):
+            self._entries = self._read_entries()
+            self._order = self._order[:0]
 
     def _write(self, name: str, offset: int, data: NDArray[Any]) -> None:
         """Writes `data` at `offset`, cuts what stood behind it, and waits for the disk."""
@@ -147,3 +156,19 @@ class FeatureStore:
             file.write(data.tobytes())
             file.flush()
             os.fsync(file.fileno())
+
+
+def _find(wanted: Keys, stored: Keys, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 `[num_wanted]`: places among `stored`, which `order` sorts; -1 where absent."""
+    if not len(stored):
+        return np.full(len(wanted), -1)
+    place = order[np.minimum(np.searchsorted(stored, wanted, sorter=order), len(stored) - 1)]
+    return np.where(stored[place] == wanted, place, -1)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other processes out until the block ends, or this process dies."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

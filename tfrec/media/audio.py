@@ -8,6 +8,7 @@ louder than its parts). Memory is bounded by the seconds asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _read_file(path: Path, sample_rate_hz: int, max_seconds: float, timeout_seco
 
 
 def read_sound_track(container: Any, sample_rate_hz: int, max_seconds: float, deadline: Deadline) -> Waveform:
-    """The sound track of an open container, from where it stands.
+    """The sound track of an open container, from where it stands; empty for a track that the file declares and leaves empty.
 
     Raises:
         MediaError: If there is a sound track but none of it can be decoded.
@@ -72,10 +73,14 @@ def read_sound_track(container: Any, sample_rate_hz: int, max_seconds: float, de
     stream = container.streams.best("audio")
     if stream is None or stream.codec_context is None:
         return np.zeros(0, np.float32)
+    packets = container.demux(stream)
+    first = next((packet for packet in packets if packet.size), None)
+    if first is None:
+        return np.zeros(0, np.float32)
     limit = int(max_seconds * sample_rate_hz)
     resampler = _Resampler(sample_rate_hz)
     chunks: list[Waveform] = []
-    for frame in decode(container.demux(stream), deadline):
+    for frame in decode(chain([first], packets), deadline):
         chunks += resampler(frame)
         if sum(map(len, chunks)) >= limit:
             break

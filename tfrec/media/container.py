@@ -105,6 +105,19 @@ def check_readable(path: Path) -> None:
         raise MediaError(path, f"cannot be read ({_short(error)})", lasting=False) from error
 
 
+def rewind(container: Any) -> None:
+    """Goes back to the first packets.
+
+    MPEG-TS finds them only from an earlier time than theirs, FLV and the like only from the very time of the first picture.
+    """
+    try:
+        container.seek(min(0, container.start_time or 0))
+    except av.error.PermissionError:  # what FFmpeg says of a time without an entry in the index
+        stream = container.streams.best("video")
+        if stream is not None:
+            container.seek(stream.start_time or 0, stream=stream)
+
+
 def decode(packets: Iterable[Any], deadline: Deadline) -> Iterator[Any]:
     """Yields the frames of a stream's packets; packets that cannot be decoded are passed over.
 

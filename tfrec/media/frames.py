@@ -21,7 +21,7 @@ import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from tfrec.media.container import MAX_PIXELS, Deadline, MediaError, check_readable, decode, open_container
+from tfrec.media.container import MAX_PIXELS, Deadline, MediaError, check_readable, decode, open_container, rewind
 from tfrec.media.sampling import Sampling, even_choice
 from tfrec.media.scenes import find_cuts
 
@@ -71,7 +71,7 @@ def sample_frames(container: Any, sampling: Sampling, image_size: int, deadline:
     for seconds in times:
         frame = playhead.frame_at(seconds)
         if frame is not last:
-            picked.append(to_square(_to_rgb(frame), image_size, _pixel_aspect(stream)))
+            picked.append(_as_seen(frame, stream, image_size))
             last = frame
     return np.stack(picked)
 
@@ -153,10 +153,13 @@ class _Playhead:
         self._jump(round(seconds / self._stream.time_base))
         self._can_seek = self._next is not None and before < _time(self._next) <= seconds
         if self._next is None or _time(self._next) > seconds:
-            self._jump(self._stream.start_time or 0)
+            self._jump(None)
 
-    def _jump(self, timestamp: int) -> None:
-        self._container.seek(timestamp, stream=self._stream)
+    def _jump(self, timestamp: int | None) -> None:
+        if timestamp is None:
+            rewind(self._container)
+        else:
+            self._container.seek(timestamp, stream=self._stream)
         self._frames = self._decode()
         self._current, self._next = None, next(self._frames, None)
 
@@ -191,7 +194,7 @@ class _Playhead:
         frame = self._current
         end = _time(frame) + float((frame.duration or 0) * frame.time_base) + _SLACK_SECONDS
         if seconds > end and _stream_seconds(self._stream) is not None:
-            raise MediaError(self._deadline.path, f"truncated: no picture after {_time(frame):.2f} seconds")
+            raise MediaError(self._deadline.path, f"truncated or damaged: no picture after {_time(frame):.2f} seconds")
 
     def _nothing_reason(self) -> str:
         return f"no picture can be decoded from its {self._stream.codec_context.name} stream"
@@ -230,8 +233,8 @@ def _last_byte(path: Path) -> bytes:
 
 def _sample_times(container: Any, stream: Any, sampling: Sampling, deadline: Deadline) -> list[float]:
     """Presentation times in seconds, ascending; leaves the container at its start."""
-    start = float((stream.start_time or 0) * stream.time_base)
-    length = _stream_seconds(stream) or _container_seconds(container)
+    start = _start(stream)
+    length = _stream_seconds(stream) or _container_seconds(container, stream)
     if length is None:
         length = _scanned_seconds(container, stream, deadline) - start
     return sampling.times(start, length, lambda: _cuts(container, stream, length, deadline))
@@ -239,24 +242,33 @@ def _sample_times(container: Any, stream: Any, sampling: Sampling, deadline: Dea
 
 def _cuts(container: Any, stream: Any, length: float, deadline: Deadline) -> list[float]:
     cuts = find_cuts(container, stream, length, deadline)
-    _rewind(container, stream)
+    rewind(container)
     return cuts
 
 
-def _rewind(container: Any, stream: Any) -> None:
-    container.seek(stream.start_time or 0, stream=stream)
-
-
 def _stream_seconds(stream: Any) -> float | None:
-    """Length that the file states for the stream itself; Matroska keeps it in a tag."""
+    """Length that the file states for the stream itself; Matroska keeps its end in a tag."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
-    return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) if tag else None
+    return _from_start(stream, int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])) if tag else None
 
 
-def _container_seconds(container: Any) -> float | None:
-    return container.duration / 1e6 if container.duration and container.duration > 0 else None
+def _container_seconds(container: Any, stream: Any) -> float | None:
+    if not container.duration or container.duration < 0:
+        return None
+    seconds = container.duration / 1e6
+    return _from_start(stream, seconds) if "matroska" in container.format.name else seconds
+
+
+def _from_start(stream: Any, end: float) -> float:
+    """Seconds from the first picture to `end`, which some writers count from there already."""
+    start = _start(stream)
+    return end - start if end > start else end
+
+
+def _start(stream: Any) -> float:
+    return float((stream.start_time or 0) * stream.time_base)
 
 
 def _scanned_seconds(container: Any, stream: Any, deadline: Deadline) -> float:
@@ -265,7 +277,7 @@ def _scanned_seconds(container: Any, stream: Any, deadline: Deadline) -> float:
     for packet in container.demux(stream):
         deadline.check()
         end = max(end, (packet.pts or 0) + (packet.duration or 0))
-    _rewind(container, stream)
+    rewind(container)
     return float(end * stream.time_base)
 
 
@@ -278,12 +290,17 @@ def _pixel_aspect(stream: Any) -> float:
     return float(aspect) if aspect else 1.0
 
 
+def _as_seen(frame: Any, stream: Any, image_size: int) -> Frames:
+    quarters = round(frame.rotation / 90) % 4
+    aspect = _pixel_aspect(stream)
+    return to_square(np.rot90(_to_rgb(frame), quarters), image_size, 1 / aspect if quarters % 2 else aspect)
+
+
 def _to_rgb(frame: Any) -> Frames:
     transparent = any(component.is_alpha for component in frame.format.components)
     # One thread: to start more, as FFmpeg would for each frame, takes longer than to convert it.
     converted = frame.reformat(format="rgba" if transparent else "rgb24", threads=1).to_ndarray()
-    picture = _over_black(converted) if transparent else converted
-    return np.rot90(picture, round(frame.rotation / 90) % 4)
+    return _over_black(converted) if transparent else converted
 
 
 def _over_black(picture: Frames) -> Frames:

@@ -10,7 +10,7 @@ import numpy as np
 from tfrec.config import AudioConfig, AudioDecoder, ImageConfig
 from tfrec.data.schema import MediaSource
 from tfrec.media.audio import Waveform, read_audio, read_sound_track
-from tfrec.media.container import Deadline, open_container
+from tfrec.media.container import Deadline, open_container, rewind
 from tfrec.media.frames import Frames, read_frames, sample_frames
 from tfrec.media.sampling import Sampling
 
@@ -90,7 +90,7 @@ def _read_container(source: MediaSource, settings: DecodeSettings) -> Decoded:
         if not source.audio:
             sound = read_sound_track(container, settings.sample_rate_hz, settings.max_seconds, deadline)
         if source.frames is None:
-            if len(sound):
-                container.seek(0)
+            if container.streams.audio:
+                rewind(container)
             frames = sample_frames(container, settings.sampling, settings.image_size, deadline)
     return frames, sound
