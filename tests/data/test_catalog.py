@@ -109,12 +109,14 @@ def test_values_that_cannot_be_read_are_missing_and_noted(write: Write) -> None:
         'e,,,"[1, NaN]"\n'
         ",,,\n"
         "f,,,\n"
+        "g,,,[]\n"
+        "h,,,null\n"
     )
     videos, _ = catalog(write({"videos.csv": content}), rejects, max_rejected=0.9)
-    assert videos.ids.tolist() == ["a", "b", "c", "d", "e", "f"]
-    assert videos.created_at.tolist() == [0] * 6
-    assert videos.columns.numeric["duration"].present.tolist() == [True, False, True, False, False, False]
-    assert np.isfinite(videos.gen_params).all(axis=1).tolist() == [True, True, False, False, False, False]
+    assert videos.ids.tolist() == list("abcdefgh")
+    assert videos.created_at.tolist() == [0] * 8
+    assert videos.columns.numeric["duration"].present.tolist() == [True, False, True] + [False] * 5
+    assert np.isfinite(videos.gen_params).all(axis=1).tolist() == [True, True] + [False] * 6
     assert rejects.counts()["videos.csv"] == {
         "empty video_id": 1,
         "bad duration": 1,

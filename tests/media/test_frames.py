@@ -287,6 +287,12 @@ def test_orientation_of_photographs_is_applied(tmp_path, orientation, corner):
     np.testing.assert_allclose(quarters, expected, atol=3)
 
 
+def test_numbered_pictures_come_in_the_order_of_their_numbers(tmp_path):
+    for number in (1, 2, 10, 9, 100):
+        cv2.imwrite(str(tmp_path / f"frame{number}.png"), plain(2 * number))
+    np.testing.assert_array_equal(levels(read_frames(tmp_path, 5, 16)), [2, 4, 18, 20, 200])
+
+
 @pytest.mark.parametrize(("degrees", "corner"), [(90, (1, 0)), (180, (1, 1)), (270, (0, 1))])
 def test_every_rotation_of_a_wide_video(tmp_path, write_media, degrees, corner):
     picture = plain(0, 32, 48)

@@ -144,11 +144,12 @@ def _safety(videos: Entities, rejects: RejectLog) -> NDArray[np.float32] | None:
 def _gen_params(videos: Entities, rejects: RejectLog) -> FloatArray:
     """float32 `[num_videos, num_params]`: lists of the most common length; NaN rows for the rest."""
     cells = _column(videos, "gen_params").to_pylist()
-    params = [_numbers(cell) for cell in cells]
+    read = [_numbers(cell) for cell in cells]
+    params = [numbers or [] for numbers in read]
     lengths = np.array([len(numbers) for numbers in params], int)
     common = Counter(lengths[lengths > 0].tolist()).most_common(1)
     width = common[0][0] if common else 0
-    unreadable = np.array([cell is not None for cell in cells], bool) & (lengths == 0)
+    unreadable = np.array([numbers is None for numbers in read], bool)
     videos.reject_values("gen_params", unreadable, rejects)
     odd = (lengths > 0) & (lengths != width)
     rejects.add(videos.file, videos.rows[odd], f"gen_params has not {width} numbers as most have")
@@ -159,14 +160,14 @@ def _gen_params(videos: Entities, rejects: RejectLog) -> FloatArray:
     return values
 
 
-def _numbers(cell: str | None) -> list[float]:
-    """The numbers of a JSON list; empty unless all are finite."""
+def _numbers(cell: str | None) -> list[float] | None:
+    """The numbers of a JSON list, none of an empty cell or `null`; None unless all are finite."""
     try:
-        numbers = json.loads(cell) if cell else []
-        array = np.array(numbers, np.float32)
-    except (ValueError, TypeError):
-        return []
-    return array.tolist() if array.ndim == 1 and np.isfinite(array).all() else []
+        numbers = json.loads(cell) if cell else None
+        array = np.array([] if numbers is None else numbers, np.float32)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return array.tolist() if array.ndim == 1 and np.isfinite(array).all() else None
 
 
 def _read_content(folder: Path, videos: Entities, rejects: RejectLog, max_rejected: float) -> dict[str, FloatArray]:

@@ -95,8 +95,13 @@ def to_square(picture: Frames, image_size: int, pixel_aspect: float = 1.0) -> Fr
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    """The pictures of a folder, in the order of their names, in which numbers count as such: 2 before 10."""
+    return sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), key=_place)
+
+
+def _place(path: Path) -> tuple[list[str | int], str]:
+    parts = re.split(r"(\d+)", path.name)  # text and digits by turns
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], path.name
 
 
 class _Playhead:
