@@ -56,6 +56,14 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Waits for other processes that hold the file, and keeps them out until the block ends or this process dies."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes JSON atomically."""
     with atomic_file(path) as file:

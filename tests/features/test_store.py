@@ -1,6 +1,7 @@
 """The feature table on disk: what is stored, found, and left after a crash."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from tfrec.errors import TfrecError
 from tfrec.features.store import FeatureStore, content_key
 
 
@@ -119,6 +121,20 @@ def test_killed_while_writing(tmp_path, trial):
     found = store.rows(keys(*range(len(store))))
     np.testing.assert_array_equal(store.read(found)[:, 63], np.arange(len(store)))
     np.testing.assert_array_equal(store.lengths(found), np.arange(len(store)))
+
+
+def test_a_full_disk_costs_what_was_not_stored_and_says_so(folder):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    one_row_and_a_half = (folder / "values.bin").stat().st_size + 6
+    resource.setrlimit(resource.RLIMIT_FSIZE, (one_row_and_a_half, limits[1]))
+    try:
+        with pytest.raises(TfrecError, match=r"cannot be written: .*table: File too large\. Mend"):
+            FeatureStore(folder, (2,)).append(keys(5, 6), rows_of(5, 6), np.array([1, 1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    store = FeatureStore(folder, (2,))
+    store.append(keys(6), rows_of(6), np.array([1]))
+    np.testing.assert_array_equal(store.read(store.rows(keys(3, 5, 6))), [[3, 3.5], [0, 0], [6, 6.5]])
 
 
 def test_writers_at_once_lose_nothing(tmp_path):

@@ -6,7 +6,8 @@ encoding everything anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tfrec.encoders.image import ImageEncoder
 from tfrec.encoders.small_bert import build_small_bert
 from tfrec.encoders.small_cnn import build_small_cnn
 from tfrec.encoders.text import TextEncoder
-from tfrec.run import new_folder
+from tfrec.run import locked_file, new_folder
 
 _SEED = 0
 _MAX_TEXTS = 20_000
@@ -30,9 +31,11 @@ def text_encoder(
 ) -> TextEncoder:
     """The text encoder, or `tuned` in its place; `texts` is asked only where a small one has to be built."""
     handles = text_handles(config, cache)
-    if not config.encoder and any(missing_part(Path(handle)) for handle in handles):
+    if not config.encoder:
         folder = Path(handles[0]).parent
-        _build(folder, lambda scratch: build_small_bert(scratch, _spread(texts(), _MAX_TEXTS), _SEED))
+        with _turn_to_build(folder, *handles) as absent:
+            if absent:
+                _build(folder, lambda scratch: build_small_bert(scratch, _spread(texts(), _MAX_TEXTS), _SEED))
     return TextEncoder(handles[0], str(tuned or handles[1]), config)
 
 
@@ -44,11 +47,13 @@ def image_encoder(
     `frames` is asked only where a small one has to be built, and without any there is none.
     """
     handle = image_handle(config, cache)
-    if not config.encoder and missing_part(Path(handle)):
-        samples = frames()
-        if not len(samples):
-            return None
-        _build(Path(handle), lambda scratch: build_small_cnn(scratch, samples, _SEED))
+    if not config.encoder:
+        with _turn_to_build(Path(handle), handle) as absent:
+            if absent:
+                samples = frames()
+                if not len(samples):
+                    return None
+                _build(Path(handle), lambda scratch: build_small_cnn(scratch, samples, _SEED))
     return ImageEncoder(str(tuned or handle), config)
 
 
@@ -84,6 +89,21 @@ def module_checksums(
     if "video" in encoders:
         handles["image.encoder"] = image_handle(config.image, cache)
     return {name: {"handle": handle, "sha256": module_version(handle)} for name, handle in handles.items()}
+
+
+@contextmanager
+def _turn_to_build(folder: Path, *handles: str) -> Iterator[bool]:
+    """Whether a small module is absent; if so, other processes wait until the block ends, and take what it has built."""
+    if not _absent(handles):
+        yield False
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked_file(folder.with_name(f".{folder.name}.lock")):
+        yield _absent(handles)
+
+
+def _absent(handles: Sequence[str]) -> bool:
+    return any(missing_part(Path(handle)) for handle in handles)
 
 
 def _build(folder: Path, build: Callable[[Path], object]) -> None:

@@ -9,16 +9,17 @@ while one writes; several writers take turns by a lock on `keys.bin`.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from tfrec.errors import TfrecError
+from tfrec.run import locked_file
 
 KEY_BYTES = 32
 _ENTRY = np.dtype([("key", f"S{KEY_BYTES}"), ("length", "<i4")])
@@ -82,19 +83,28 @@ class FeatureStore:
 
         Raises:
             ValueError: If `values` has another shape.
+            TfrecError: If the disk is full or may not be written.
         """
         if values.shape != (len(keys), *self.shape):
             raise ValueError(f"`values` must be of shape {(len(keys), *self.shape)}. Received: {values.shape}.")
         entries = np.empty(len(keys), _ENTRY)
         entries["key"], entries["length"] = as_keys(keys), lengths
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / "keys.bin"):
-            self._refresh()
-            new = self.rows(entries["key"]) < 0
-            entries = entries[new]
-            self._write("values.bin", len(self) * self._row_bytes, np.ascontiguousarray(values[new], self.dtype))
-            self._write("keys.bin", len(self) * _ENTRY.itemsize, entries)
-        self._entries = np.concatenate([self._entries, entries])
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked_file(self.folder / "keys.bin"):
+                self._append_absent(entries, values)
+        except OSError as error:
+            raise TfrecError(
+                f"The feature cache cannot be written: {self.folder}: {error.strerror or error}. Mend that, or choose another "
+                "folder, and start again: what is stored is not encoded again."
+            ) from error
+
+    def _append_absent(self, entries: NDArray[Any], values: NDArray[Any]) -> None:
+        self._refresh()
+        new = self.rows(entries["key"]) < 0
+        self._write("values.bin", len(self) * self._row_bytes, np.ascontiguousarray(values[new], self.dtype))
+        self._write("keys.bin", len(self) * _ENTRY.itemsize, entries[new])
+        self._entries = np.concatenate([self._entries, entries[new]])
 
     def lengths(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
         """int32 `[num_rows]`: steps present, 0 for row -1."""
@@ -164,11 +174,3 @@ def _find(wanted: Keys, stored: Keys, order: NDArray[np.int64]) -> NDArray[np.in
         return np.full(len(wanted), -1)
     place = order[np.minimum(np.searchsorted(stored, wanted, sorter=order), len(stored) - 1)]
     return np.where(stored[place] == wanted, place, -1)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes out until the block ends, or this process dies."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
