@@ -1,9 +1,10 @@
 """Searches for better options of retrieval, on the validation part alone.
 
-    python pipelines/tune.py --output DIR --trials 40 [--space FILE] [--metric recall@20] [options of python -m tfrec.train]
+    python pipelines/tune.py --output DIR --trials 40 [--space FILE] [options of python -m tfrec.train]
 
-Without `--space`, `pipelines/configs/space.yaml` is searched. A search that was stopped goes on where it was. It leaves
-`best.yaml` (for `python -m tfrec.train --config`), `trials.csv`, `search.png` and `study.db`, an Optuna database.
+Without `--space`, `pipelines/configs/space.yaml` is searched. `--retrieval.objective` names the metric. A search that was
+stopped goes on where it was. It leaves `best.yaml` (for `python -m tfrec.train --config`), `trials.csv`, `search.png` and
+`study.db`, an Optuna database.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the search")
     parser.add_argument("--trials", type=int, default=40, help="trials in all, those of earlier runs among them")
     parser.add_argument("--space", type=Path, default=SPACE, help="YAML: option to choices, or to low and high")
-    parser.add_argument("--metric", help="of the validation part; default: what retrieval.objective names")
     options, arguments = parser.parse_known_args()
+    if options.trials < 1:
+        parser.error(f"--trials must be 1 or more. Received: {options.trials}.")
 
     from tfrec.console import console
     from tfrec.tuning import Search, read_space
 
-    search = Search(arguments, read_space(options.space), options.output, options.metric)
+    search = Search(arguments, read_space(options.space), options.output)
     best = search.run(options.trials)
     console.print(f"best: trial {best.number}, {best.value:.4f}; train it with --config {options.output / 'best.yaml'}")
 

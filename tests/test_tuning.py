@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from tensorflow.python.framework.config import disable_op_determinism
 
 from tfrec.errors import TfrecError
-from tfrec.train import parse_arguments
+from tfrec.train import open_stages, parse_arguments
 from tfrec.tuning import Search, read_space
 
 SPACE = {
@@ -79,7 +79,45 @@ def test_leaves_the_best_configuration_ready_to_be_trained(searched: tuple[Searc
     assert config.output is None
 
 
-def test_its_value_is_the_best_epochs_metric(searched: tuple[Search, Path]) -> None:
+def test_the_given_configuration_is_tried_where_its_trial_was_stopped(arguments: list[str], tmp_path: Path) -> None:
+    search = Search(arguments, SPACE, tmp_path)
+    base = open_stages(search.config)
+    stopped = search._study(base)
+    stopped.enqueue_trial(search._given_values(base.config))
+    stopped.ask(SPACE)  # killed during its first trial
+    base.run.close()
+    assert search.run(1).params["retrieval.learning_rate"] == pytest.approx(3e-3)
+
+
+def test_values_what_stands_beside_the_towers_too(arguments: list[str], tmp_path: Path) -> None:
+    """Towers of one epoch at no rate of learning know nothing; a linear model tells the clusters apart."""
+    lame = [*arguments, "--retrieval.epochs=1", "--retrieval.learning_rate=1e-9", "--retrieval.objective=ndcg@10"]
+    space = {"retrieval.linear_dim": CategoricalDistribution((0, 8))}
+    search = Search(lame, space, tmp_path)
+    search.run(4)
+    value = {trial["params_retrieval.linear_dim"]: float(trial["value"]) for trial in _trials(tmp_path)}
+    assert value["8"] > value["0"] + 0.1
+
+
+def test_refuses_to_choose_by_the_test_part(arguments: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = (Path(arguments[0].split("=")[1]) / "interactions.csv").read_text().splitlines()
+    parts = ["test" if number % 8 == 0 else "train" for number in range(1, len(rows))]
+    (folder / "interactions.csv").write_text(
+        "\n".join([rows[0] + ",split", *(f"{row},{part}" for row, part in zip(rows[1:], parts, strict=True))])
+    )
+    with pytest.raises(TfrecError, match="no validation part"):
+        Search([f"--data={folder}", *arguments[1:]], SPACE, tmp_path / "search").run(1)
+
+
+def test_a_trial_that_diverges_is_refused(arguments: list[str], tmp_path: Path) -> None:
+    space = {"retrieval.learning_rate": CategoricalDistribution((1e30,))}
+    with pytest.raises(TfrecError, match="No trial could be trained"):
+        Search(arguments, space, tmp_path).run(1)
+
+
+def test_its_value_is_the_objective_on_the_validation_part(searched: tuple[Search, Path]) -> None:
     complete = [trial for trial in _trials(searched[1]) if trial["state"] == "COMPLETE"]
     assert [trial["value"] for trial in complete] == [trial["user_attrs_recall@20"] for trial in complete]
 
@@ -101,21 +139,21 @@ def test_refuses_a_folder_with_another_search(searched: tuple[Search, Path], arg
         Search([*arguments, "--seed=9"], SPACE, searched[1]).run(2)
 
 
-def test_refuses_a_metric_that_is_not_measured(arguments: list[str], tmp_path: Path) -> None:
-    space = {"retrieval.embedding_dim": CategoricalDistribution((8,))}
-    with pytest.raises(TfrecError, match="No trial could be trained"):
-        Search(arguments, space, tmp_path, metric="accuracy").run(1)
-
-
 def test_reads_choices_and_ranges(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(
-        yaml.safe_dump({"a": [1, 2], "b": {"low": 1, "high": 8, "step": 2}, "c": {"low": 0.1, "high": 1.0}})
+        yaml.safe_dump(
+            {
+                "retrieval.query.num_heads": [1, 2],
+                "retrieval.epochs": {"low": 1, "high": 8, "step": 2},
+                "retrieval.dropout": {"low": 0.1, "high": 1.0},
+            }
+        )
     )
     expected = {
-        "a": CategoricalDistribution([1, 2]),
-        "b": IntDistribution(1, 7, step=2),
-        "c": FloatDistribution(0.1, 1.0),
+        "retrieval.query.num_heads": CategoricalDistribution([1, 2]),
+        "retrieval.epochs": IntDistribution(1, 7, step=2),
+        "retrieval.dropout": FloatDistribution(0.1, 1.0),
     }
     assert read_space(path) == expected
 
@@ -125,6 +163,16 @@ def test_refuses_what_is_no_space(entry: str, tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(f"retrieval.epochs: {entry}")
     with pytest.raises(TfrecError, match=r"retrieval\.epochs"):
+        read_space(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["retrieval.learning_rat", "retrieval", "retrieval.query", "retrieval.objective", "seed", "ranking.epochs"]
+)
+def test_refuses_what_no_trial_would_depend_on(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(f"{name}: [1, 2]")
+    with pytest.raises(TfrecError, match="must name options of retrieval"):
         read_space(path)
 
 

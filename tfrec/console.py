@@ -137,6 +137,8 @@ def show_dataset(summary: Mapping[str, Any], content: ContentFeatures) -> None:
 def show_results(metrics: Mapping[str, Any], folder: Path) -> None:
     """The closing table: metrics against baselines, where things are, what to do next."""
     console.print(_comparison(metrics))
+    validated = ", ".join(f"{name} {value:.4f}" for name, value in metrics["validation"].items())
+    console.print(f"  retrieval on the validation part, without the cold-start head: {validated}")
     ranking, index = metrics["ranking"], metrics["index"]
     for label in LABELS:
         if ranking.get(f"{label}_auc") is not None:

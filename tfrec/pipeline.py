@@ -195,26 +195,29 @@ class Stages:
         tf.keras.utils.set_random_seed(self.config.seed)
         with self.distribution.scope():
             model = self._untrained_retrieval()
-        task = self._validation_task()
-        queries = self.queries(task)
-
-        def validate() -> Record:
-            embeddings = model.publish(model.embed_catalogue(), _opening(task))
-            tables = model.tables(embeddings)
-            results = self._evaluate(task, self._embed(model, queries, tables), tables)
-            return _validation_record(results, {config.objective})
-
         self._fit(
             "retrieval",
             model,
             config,
             self._retrieval_stream.epoch,
-            validate,
+            partial(self.validate, model),
             Objective(config.objective, True, config.patience),
             self.distribution,
         )
         model = self._on_one_device("retrieval", model, self._untrained_retrieval, self._retrieval_stream.epoch)
         return self._blended(model, factors)
+
+    def validate(self, retrieval: RetrievalModel) -> Record:
+        """Recall@20, NDCG@20 and `retrieval.objective` on the validation part, what stands beside the towers included."""
+        task, queries = self._validation_requests
+        tables = retrieval.tables(retrieval.publish(retrieval.embed_catalogue(), _opening(task)))
+        results = self._evaluate(task, self._embed(retrieval, queries, tables), tables)
+        return _validation_record(results, {self.config.retrieval.objective})
+
+    @cached_property
+    def _validation_requests(self) -> tuple[EvaluationTask, list[Query]]:
+        task = self._validation_task()
+        return task, self.queries(task)
 
     def _linear_factors(self) -> Factors | None:
         dim = self.config.retrieval.linear_dim
@@ -331,15 +334,10 @@ class Stages:
         )
         model.compute_loss(next(iter(batches.epoch(0))))  # every variable must exist before it is restored
         restore_best(model, self.run.folder / "checkpoints" / "retrieval")
-        task = self._validation_task()
-        queries = self.queries(task)
 
         def validate() -> Record:
             model.refresh()
-            embeddings = model.publish(model.embed_catalogue(), _opening(task))
-            tables = model.tables(embeddings)
-            results = self._evaluate(task, self._embed(model, queries, tables), tables)
-            return _validation_record(results, {self.config.retrieval.objective})
+            return self.validate(model)
 
         objective = Objective(self.config.retrieval.objective, True, config.patience)
         self._fit(FINE_TUNING, model, config, batches.epoch, validate, objective)

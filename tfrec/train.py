@@ -118,6 +118,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         slate = stages.evaluate_slates(recommender)
     metrics = {
         "dataset": stages.dataset_metrics(),
+        "validation": stages.validate(retrieval),
         **measured,
         "slate": slate,
         "index": index_metrics,

@@ -1,8 +1,9 @@
 """Search for hyper-parameters of retrieval, on the validation part alone, through Optuna.
 
-A *space* names options of `python -m tfrec.train` and what they may be: a list of choices, or a range `{low, high}` with
-`log: true` where orders of magnitude matter, or `step`. The first *trial* takes the configuration as it was given, so the search
-can be seen to be worth it. Trials are kept in a database: a search that was stopped goes on.
+A *space* names options of retrieval and what they may be: a list of choices, or a range `{low, high}` with `log: true` where
+orders of magnitude matter, or `step`. The first *trial* takes the configuration as it was given, so the search can be seen to be
+worth it. A trial is worth what `retrieval.objective` names, of retrieval as it would be published: its best epoch, with what
+stands beside it. Trials are kept in a database: a search that was stopped goes on.
 
 References:
     Bergstra et al., Algorithms for hyper-parameter optimization, NeurIPS 2011; Akiba et al., Optuna, KDD 2019.
@@ -15,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tfrec.config import TrainConfig
 from tfrec.console import console
+from tfrec.data.schema import Part
 from tfrec.errors import TfrecError
 from tfrec.pipeline import Stages, fingerprint
 from tfrec.recipes import with_recipe
@@ -39,6 +41,9 @@ from tfrec.train import as_yaml, open_stages, parse_arguments
 Space = Mapping[str, BaseDistribution]
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+OBJECTIVE = "retrieval.objective"
+"""What trials are compared by, so no option to search."""
 
 
 def read_space(path: Path) -> Space:
@@ -51,7 +56,7 @@ def read_space(path: Path) -> Space:
         A distribution for each option.
 
     Raises:
-        TfrecError: If the file cannot be read, or an entry is neither a list nor a range.
+        TfrecError: If the file cannot be read, an entry is neither a list nor a range, or names no option of retrieval.
     """
     try:
         entries = yaml.safe_load(path.read_text())
@@ -59,7 +64,19 @@ def read_space(path: Path) -> Space:
         raise TfrecError(f"The space {path} cannot be read: {' '.join(str(error).split())}.") from None
     if not isinstance(entries, dict) or not entries:
         raise TfrecError(f"The space {path} must map options to choices or ranges. Received: {entries!r}.")
+    for name in entries:
+        if not _is_searchable(str(name)):
+            raise TfrecError(
+                f"A space must name options of retrieval, as `python -m tfrec.train --help` lists them, and not {OBJECTIVE}. "
+                f"Received: {name!r} in {path}."
+            )
     return {str(name): _distribution(str(name), entry) for name, entry in entries.items()}
+
+
+def _is_searchable(name: str) -> bool:
+    """Whether it is an option that decides how retrieval is trained: a field of `RetrievalConfig`, or of what it nests."""
+    value = _option(TrainConfig(), name)
+    return name.startswith("retrieval.") and name != OBJECTIVE and value is not None and not is_dataclass(value)
 
 
 def _distribution(name: str, entry: Any) -> BaseDistribution:
@@ -83,13 +100,11 @@ class Search:
         arguments: of `python -m tfrec.train`, that all trials share.
         space: what is searched.
         output: folder of the search: `study.db`, `trials.csv`, `best.yaml`, `search.png`.
-        metric: of the validation part, that is made as large as possible; None: what `retrieval.objective` names.
     """
 
     arguments: Sequence[str]
     space: Space
     output: Path
-    metric: str | None = None
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -103,7 +118,8 @@ class Search:
             The best trial.
 
         Raises:
-            TfrecError: If the folder holds a search over something else, or no trial came to an end.
+            TfrecError: If the folder holds a search over something else, no part of the split is there to choose by, or no
+                trial came to an end.
         """
         base = open_stages(self.config)  # the dataset and its features, read once for all trials
         try:
@@ -112,10 +128,16 @@ class Search:
             base.run.close()
 
     def _search(self, base: Stages, num_trials: int) -> FrozenTrial:
+        if not len(base.dataset.interactions.rows(Part.VALIDATION)):
+            raise TfrecError(
+                "The `split` has no validation part, and a search that chose by the test part would say nothing of it. Name some "
+                "rows `validation`."
+            )
         study = self._study(base)
         for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a process that was stopped
             study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(self._given_values(base.config), skip_if_exists=True)
+        if not study.get_trials(states=(*ENDED, TrialState.WAITING)):
+            study.enqueue_trial(self._given_values(base.config))
         while len(study.get_trials(states=ENDED)) < num_trials:
             self._try_one(base, study)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
@@ -126,7 +148,7 @@ class Search:
     def _study(self, base: Stages) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         entries = {name: repr(distribution) for name, distribution in self.space.items()}
-        about = json.dumps([fingerprint(base.config, base.dataset, base.content), entries, self.metric], sort_keys=True)
+        about = json.dumps([fingerprint(base.config, base.dataset, base.content), entries], sort_keys=True)
         digest = hashlib.sha256(about.encode()).hexdigest()
         study = optuna.create_study(
             storage=f"sqlite:///{self.output / 'study.db'}",
@@ -160,10 +182,10 @@ class Search:
             return
         for name, value in record.items():
             trial.set_user_attr(name, value)
-        study.tell(trial, record[self.metric or config.retrieval.objective])
+        score = record[config.retrieval.objective]
+        study.tell(trial, score)
         values = ", ".join(f"{name.rsplit('.', 1)[-1]} {_short(value)}" for name, value in trial.params.items())
         best = " [green]best[/green]" if study.best_trial.number == trial.number else ""
-        score = record[self.metric or config.retrieval.objective]
         console.print(f"  {trial.number:3d}  [bold]{score:.4f}[/bold]  {record['seconds']:5.0f} s  {values}{best}")
 
     def _configured(self, values: Mapping[str, Any]) -> TrainConfig:
@@ -173,23 +195,18 @@ class Search:
         return parse_arguments([*self.arguments, *options])
 
     def _train(self, base: Stages, config: TrainConfig, folder: Path) -> dict[str, float]:
-        """The best epoch of a training; what it leaves on disk is removed."""
+        """What validation measures of a trained retrieval, and seconds; what it leaves on disk is removed."""
         run = RunFolder(folder, fingerprint="", resume=False)
         try:
             stages = replace(base, config=config, run=run)
-            stages.train_retrieval()
+            retrieval = stages.train_retrieval()
             records = stages.curves()["retrieval"]
+            return {**stages.validate(retrieval), "epochs": len(records), "seconds": sum(r["seconds"] for r in records)}
         finally:
             run.close()
             shutil.rmtree(folder)
             tf.keras.backend.clear_session()
             gc.collect()
-        metric = self.metric or config.retrieval.objective
-        if metric not in records[0]:
-            measured = ", ".join(sorted(set(records[0]) - {"epoch", "loss", "seconds"}))
-            raise TfrecError(f"`metric` must be one that validation measures: {measured}. Received: {metric!r}.")
-        best = max(records, key=lambda record: record[metric])
-        return {**best, "seconds": sum(record["seconds"] for record in records)}
 
     def _write(self, base: Stages, study: optuna.Study) -> None:
         """The trials as a table and a picture, and the best configuration as it can be trained."""
@@ -199,7 +216,7 @@ class Search:
         with atomic_file(self.output / "trials.csv") as file:
             study.trials_dataframe(("number", "value", "state", "params", "user_attrs")).to_csv(file, index=False)
         with atomic_file(self.output / "search.png") as file:
-            _draw(study, self.metric or self.config.retrieval.objective, file)
+            _draw(study, self.config.retrieval.objective, file)
 
 
 def _on_recipe(base: Stages, config: TrainConfig) -> TrainConfig:

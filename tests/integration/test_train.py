@@ -81,6 +81,7 @@ def test_leaves_what_the_contract_promises(finished: Any) -> None:
     )
     assert {"click_auc", "click_logloss", "click_ece", "retrieval_click_auc"} <= set(metrics["ranking"])
     assert metrics["examples_per_second"] > 0
+    assert 0 < metrics["validation"]["recall@20"] <= 1
     for name in ("recommender", "recommender_scann", "video_encoder"):
         (version,) = versions(output / "models" / name)
         verify(output / "models" / name / str(version))

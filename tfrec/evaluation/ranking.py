@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from tfrec.errors import TfrecError
 from tfrec.towers.space import NO_BLOCK, Layout
 
 ScoresOf = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -83,7 +84,7 @@ def rank_candidates(
         int32 `[U, k]` row numbers by name, best first, -1 where candidates ran out.
 
     Raises:
-        ValueError: If scores have the wrong shape or hold NaN.
+        ValueError: If scores have the wrong shape, or (`TfrecError`) hold NaN.
     """
     num_videos = seen.shape[1]
     parts = _Parts.of(candidates)
@@ -221,7 +222,10 @@ class _Best:
         num_groups = -(-width // max(width // (4 * self.k), 1))
         maxima = _group_maxima(scores, num_groups)
         if np.isnan(maxima).any():
-            raise ValueError("Scores hold NaN, so nothing can be ranked by them. Check the loss and the features.")
+            raise TfrecError(
+                "Scores hold NaN, so nothing can be ranked by them. If the loss is NaN too, training diverged: lower "
+                "`learning_rate`. Otherwise check the features."
+            )
         if not self.survivors and self.k <= num_groups:
             self.bound = np.maximum(np.partition(maxima, -self.k, axis=1)[:, -self.k], _LOWEST)
         row, group = np.divmod(np.flatnonzero(maxima >= self.bound[:, None]), num_groups)
