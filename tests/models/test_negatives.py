@@ -141,6 +141,16 @@ def test_loss_with_all_of_them_equals_numpy(dataset, frequency):
     assert set(first["video"].numpy()[-2:]) | set(targets) == set(model.queue.videos.numpy())
 
 
+def test_streaming_frequency_holds_for_batches_of_another_size(dataset):
+    """As the cold-start head has them: eight targets are two batches of retrieval."""
+    model, batches = make(dataset, frequency="streaming", num_popular_negatives=0, num_hard_negatives=0, queue_size=0)
+    model.compute_loss(next(iter(batches.epoch(0))), training=True)
+    num_warm = len(dataset.interactions.warm_videos)
+    missed = (1 - model.streaming.in_batch.numpy()) ** 2 * (1 - 1 / num_warm) ** 3
+    counted = model._log_inclusion(tf.range(model.num_videos), tf.constant(8.0), None)
+    np.testing.assert_allclose(counted, np.log(1 - missed), rtol=1e-4, atol=1e-6)
+
+
 def test_popular_negatives_are_drawn_by_their_counts(dataset):
     counts = dataset.interactions.train_counts
     batches = RetrievalBatches(dataset.interactions, 3, 64, 1, 0, seed=1, num_popular_negatives=2000)

@@ -95,6 +95,7 @@ class StreamingFrequency(tf.Module):
 
     def __init__(self, frequency: NDArray[np.float64], batch_size: int) -> None:
         super().__init__()
+        self.batch_size = batch_size
         in_batch = -np.expm1(batch_size * np.log1p(-np.minimum(frequency, 1 - 1e-6)))
         distance = 1 / np.maximum(in_batch, 1e-9)
         self.distance = tf.Variable(distance.astype(np.float32), trainable=False)

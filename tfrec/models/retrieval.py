@@ -161,8 +161,8 @@ class RetrievalModel(Model):
             chance = tf.gather(self.popularity, candidates)
             missed = self.config.num_popular_negatives * tf.math.log1p(-tf.minimum(chance, 1 - 1e-6))
         frequency, targets = tf.gather(self.frequency, candidates), num_targets + queued
-        if self.streaming is not None:  # counts in batches
-            frequency, targets = tf.gather(self.streaming.in_batch, candidates), targets / num_targets
+        if self.streaming is not None:  # counts in batches of retrieval; those of the cold-start head have another size
+            frequency, targets = tf.gather(self.streaming.in_batch, candidates), targets / self.streaming.batch_size
         return inclusion_log_probability(frequency, targets, uniform, self.num_warm, missed)
 
     def _embed_batch(self, candidates: tf.Tensor, history: tf.Tensor, training: bool) -> tuple[tf.Tensor, Gathered]:
