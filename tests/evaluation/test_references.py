@@ -14,7 +14,7 @@ from tfrec.data.schema import Dataset, Interactions, Part
 from tfrec.errors import TfrecError
 from tfrec.evaluation.evaluate import EvaluationTask, make_task
 from tfrec.evaluation.references import ORACLE_FILE, evaluate_baseline, evaluate_oracle, training_weights
-from tfrec.models import baselines
+from tfrec.models.baselines import BASELINES
 
 QUICK = EvaluationConfig(bootstrap_samples=20)
 DAY = 86_400
@@ -53,6 +53,22 @@ def test_a_baseline_says_why_it_was_skipped(interactions: Interactions, task: Ev
     }
 
 
+def test_settings_are_chosen_on_the_validation_part() -> None:
+    """In training video 0 was watched three times long ago and video 1 once just now; 2 fills the first twenty with others."""
+    videos = [0, 0, 0, 1, *range(2, 22), *range(2, 22)]
+    days = [0, 0, 0, 40, *[36] * 20, *[36] * 20]
+    held_out = {Part.VALIDATION: 1, Part.TEST: 0}
+    video = np.array([*videos, *held_out.values()], np.int32)
+    day = np.array([*days, 50, 60], np.int64)
+    part = np.array([*[Part.TRAIN] * len(videos), *held_out], np.int8)
+    user = np.arange(len(video), dtype=np.int32)
+    log = Interactions(user, video, day * DAY, {}, part, len(user), 22)
+    found = evaluate_baseline("recent_popularity", log, None, make_task(log, Part.TEST), QUICK)
+    # A positive of 4 days ago counts less than half of one just now at a half-life below 4 days: then 1 is before those 20.
+    assert found["settings"] == {"half_life_days": 1.0}
+    assert found["recall@20"] == 0  # the test part, where 0 is looked for, was not asked
+
+
 def test_a_block_holds_the_catalogue_and_its_slices(interactions: Interactions, task: EvaluationTask) -> None:
     block = evaluate_baseline("popularity", interactions, None, task, QUICK)
     assert block["users"] == 2
@@ -89,7 +105,7 @@ def recall_on_tiktok(tiktok: Dataset) -> Callable[[str], float]:
 
     def recall(name: str) -> float:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(baselines, "MAX_TUNING_USERS", 0)  # the defaults are what is known
+            patch.setattr(BASELINES[name], "settings", lambda content: ({},))  # the defaults are what is known
             return float(evaluate_baseline(name, tiktok.interactions, None, task, QUICK)["recall@20"])
 
     return recall

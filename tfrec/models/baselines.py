@@ -2,7 +2,7 @@
 
 Each is fitted on the training matrix and then scores users by the videos they have watched, so users it has never met are
 served too. A user in whose history a baseline finds nothing to go by is served the most popular videos. What a baseline is
-sensitive to is chosen on training positives that are held out (`tuned`): one that is badly set flatters what is held against it.
+sensitive to is chosen among its `settings`: one that is badly set flatters what is held against it.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Baseline(ABC):
 
     Attributes:
         name: its key in metrics.json.
-        decayed: whether it wants training weights that fall with the age of an event.
+        half_life_days: age at which an event counts half in the training weights that it wants; None: all count the same.
     """
 
     name: ClassVar[str]
-    decayed: ClassVar[bool] = False
+    half_life_days: float | None = None
 
     @classmethod
     def settings(cls, content: ContentFeatures | None) -> Sequence[Settings]:
-        """Arguments that `tuned` chooses among; the defaults alone where nothing matters much."""
+        """Arguments to choose among; the defaults alone where nothing matters much."""
         del content
         return ({},)
 
@@ -103,10 +103,21 @@ class Popularity(Baseline):
 
 
 class RecentPopularity(Popularity):
-    """Popularity in which a positive counts less the older it is."""
+    """Popularity in which a positive counts less the older it is.
+
+    Args:
+        half_life_days: age at which it counts half.
+    """
 
     name = "recent_popularity"
-    decayed = True
+
+    def __init__(self, half_life_days: float = 7.0) -> None:
+        self.half_life_days = half_life_days
+
+    @classmethod
+    def settings(cls, content: ContentFeatures | None) -> Sequence[Settings]:
+        """From a day to a month."""
+        return tuple({"half_life_days": days} for days in (1.0, 3.5, 7.0, 14.0, 30.0))
 
 
 class ItemKNN(Baseline):
@@ -125,6 +136,11 @@ class ItemKNN(Baseline):
 
     def __init__(self, neighbours: int = 50) -> None:
         self._neighbours = neighbours
+
+    @classmethod
+    def settings(cls, content: ContentFeatures | None) -> Sequence[Settings]:
+        """Few neighbours are precise, many cover more."""
+        return tuple({"neighbours": neighbours} for neighbours in (10, 20, 50, 200))
 
     def _fit(self, train: sparse.csr_matrix, content: ContentFeatures | None, seed: int) -> None:
         model = ItemItemRecommender(K=self._neighbours)
@@ -185,9 +201,13 @@ class ALS(Baseline):
 
     @classmethod
     def settings(cls, content: ContentFeatures | None) -> Sequence[Settings]:
-        """From sparse logs, which want a heavy penalty, to dense ones."""
-        grid = ((3.0, 2.0), (10.0, 5.0), (30.0, 10.0), (30.0, 40.0), (100.0, 40.0))
-        return tuple({"regularization": penalty, "alpha": alpha} for penalty, alpha in grid)
+        """From light penalties to heavy ones, which sparse logs want; small catalogues want few factors."""
+        grid = ((3.0, 2.0), (10.0, 5.0), (30.0, 10.0), (30.0, 40.0), (100.0, 40.0), (300.0, 100.0))
+        return tuple(
+            {"factors": factors, "regularization": penalty, "alpha": alpha}
+            for factors in (16, 64)
+            for penalty, alpha in grid
+        )
 
     def __init__(
         self, factors: int = 64, regularization: float = 30.0, alpha: float = 10.0, iterations: int = 15
@@ -419,7 +439,7 @@ BASELINES: dict[str, type[Any]] = {
 
 
 def tuned(name: str, train: sparse.csr_matrix, content: ContentFeatures | None, seed: int) -> tuple[Baseline, Settings]:
-    """A fitted baseline with the settings that find most of the training positives held out.
+    """A fitted baseline with the settings that find most of the training positives held out: for where there is no other part.
 
     One positive each of at most `MAX_TUNING_USERS` users who have several is held out, and looked for among the first
     `TUNING_CUTOFF` videos that the user has not watched. The settings found are then fitted on all of the training part.
