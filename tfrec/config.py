@@ -364,7 +364,8 @@ class RetrievalConfig:
         ensemble_size: parts that the embedding is cut into, each trained to rank on its own; the score is their mean.
         loss: `softmax`: cross-entropy of the target among the negatives; `gbce`: binary cross-entropy with many negatives
             (Petrov and Macdonald, RecSys 2023); `bpr`: pairs of the target and each negative (Rendle et al., UAI 2009).
-        mask_positives: whether the user's other positives are no negatives.
+        mask_positives: of `training: events`, whether the user's other positives are no negatives. In `sequences` they are
+            negatives; in `sets` what is history is none, and the other targets share the likelihood.
         gbce_calibration: of `gbce`: at 0 its scores are those of plain binary cross-entropy, at 1 as if it had had all
             videos for negatives.
         trends: whether a video's appeal follows how much it was watched lately and how new it is; off where the
