@@ -1,9 +1,11 @@
 """What each part of the TikTok configuration is worth: retrieval trained with one part changed at a time.
 
-    python benchmarks/retrieval_ablation.py --data ../shared/data/tiktok [--seeds 3] [--only NAME ...] [--option=value ...]
+    python benchmarks/retrieval_ablation.py --data ../shared/data/tiktok [--seeds 3] [--temperatures 0.5 1 2] [--only NAME ...] \
+        [--option=value ...]
 
 Prints recall@20 and NDCG@20 of the validation part, after the last epoch (so that no epoch is chosen by what it is measured
-on), as mean and sample deviation over the seeds. Further options are those of `python -m tfrec.train`, for every run.
+on), as mean and sample deviation over the seeds. A part whose best temperature is not that of the others is compared fairly with
+`--temperatures`: a row for each. Further options are those of `python -m tfrec.train`, for every run.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from tfrec.train import open_stages, parse_arguments
@@ -32,6 +35,10 @@ VARIANTS = {
     "512 sampled negatives": SAMPLED,
     "512 sampled negatives, no logQ": [*SAMPLED, "--retrieval.log_q_correction=false"],
     "in-batch negatives alone": ["--retrieval.num_uniform_negatives=0"],
+    "512 sampled, 512 by popularity": [*SAMPLED, "--retrieval.num_popular_negatives=512"],
+    "512 sampled, 128 hard": [*SAMPLED, "--retrieval.num_hard_negatives=128"],
+    "512 sampled, queue of 2048": [*SAMPLED, "--retrieval.queue_size=2048"],
+    "512 sampled, streaming frequency": [*SAMPLED, "--retrieval.frequency=streaming"],
     "one table": [f"{CANDIDATE}.separate_history=false"],
     "bpr": ["--retrieval.loss=bpr"],
     "users with one video too": ["--retrieval.min_examples_per_user=1"],
@@ -62,19 +69,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0])
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     arguments, options = parser.parse_known_args()
     rows = []
-    for name in arguments.only:
-        runs = [
-            run([f"--data={arguments.data}", *VARIANTS[name], *options], seed) for seed in range(1, arguments.seeds + 1)
-        ]
+    for name, temperature in product(arguments.only, arguments.temperatures):
+        shared = [f"--data={arguments.data}", f"--retrieval.temperature={temperature}"]
+        runs = [run([*shared, *VARIANTS[name], *options], seed) for seed in range(1, arguments.seeds + 1)]
         recall, ndcg, seconds = zip(*runs, strict=True)
         cells = [
             f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.4f}"
             for values in (recall, ndcg)
         ]
-        rows.append(f"| {name} | {cells[0]} | {cells[1]} | {statistics.mean(seconds):.0f} |")
+        told = name if arguments.temperatures == [1.0] else f"{name}, temperature {temperature:g}"
+        rows.append(f"| {told} | {cells[0]} | {cells[1]} | {statistics.mean(seconds):.0f} |")
         print(rows[-1], flush=True)
     print("\n| Part | R@20 | NDCG@20 | seconds |\n|---|---|---|---|", *rows, sep="\n")
 

@@ -658,7 +658,7 @@ class EvaluationConfig:
 
     Args:
         top_k: cut-offs of recall, NDCG, hit rate and coverage.
-        baselines: computed on the same split in the same run.
+        baselines: fitted on the same split in the same run, their settings chosen on the validation part.
         bootstrap_samples: resamples of the users for the 95 % intervals.
         num_seeds: runs that mean and deviation are told of: `seed` and those after it. Further ones train all models anew and
             are measured, not published.

@@ -70,6 +70,13 @@ def test_later_events_never_change_earlier_steps(towers, encoder):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_kind_of_an_event_counts_from_its_step_on(towers, encoder):
+    clicked, liked = (towers[encoder].every_step(*ask(EVENTS, kinds=kinds)) for kinds in ([1] * 5, [1, 1, 5, 1, 1]))
+    np.testing.assert_array_equal(clicked[:, :3], liked[:, :3])
+    assert np.abs(clicked[:, 3:] - liked[:, 3:]).max(axis=(0, 2)).min() > 1e-3
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_moment_of_the_request_counts_at_the_last_step_alone(towers, encoder):
     soon, late = (towers[encoder].every_step(*ask(EVENTS, now=now)).numpy() for now in (41, 400))
     np.testing.assert_allclose(soon[:, :-1], late[:, :-1], atol=1e-4)
