@@ -132,7 +132,8 @@ class TextConfig:
     trainable_layers: int = 1
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_tokens", "batch_size", "trainable_layers")
+        _require_positive(self, "batch_size", "trainable_layers")
+        _require(self.max_tokens >= 3, "max_tokens", self.max_tokens, "3 or more: a beginning, a token and an end")
         _require(
             (self.preprocessor is None) == (self.encoder is None),
             "preprocessor, encoder",

@@ -67,6 +67,16 @@ def test_a_half_written_cache_is_put_aside(module, cache, lost):
     assert len(list(folder.parent.glob(f"{folder.name}.incomplete-*"))) == 1
 
 
+def test_every_half_written_cache_is_put_aside(cache):
+    """Also the second one of a process, or of another one with the same number."""
+    for _ in range(2):
+        cached_folder(URL).mkdir(parents=True)
+        (cached_folder(URL) / "index.html").write_text("<html>")
+        with pytest.raises(TfrecError, match="incomplete"):
+            load_module(URL)
+    assert len(list(cached_folder(URL).parent.glob("*.incomplete-*/index.html"))) == 2
+
+
 @pytest.mark.parametrize("handle", ["no/such/folder", "."])
 def test_what_is_no_module_is_refused(handle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

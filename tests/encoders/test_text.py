@@ -99,8 +99,18 @@ def test_follows_the_convention_and_can_be_fine_tuned(pair):
 
 
 def test_swapped_modules_are_named(pair):
-    with pytest.raises(TfrecError, match="does not take strings, as a preprocessor must"):
+    takes = r"does not take strings, as a preprocessor must; it takes input_mask int32 \[None, None\]"
+    with pytest.raises(TfrecError, match=takes):
         TextEncoder(pair[1], pair[0], TextConfig(*pair))
+
+
+def test_more_tokens_than_the_encoder_has_places_are_refused(shared):
+    hub_folder = shared / "hub"
+    pair = (hub_folder / "minilm_en_uncased_preprocess_core_ops", hub_folder / "minilm_en_uncased_L-6_H-384_A-12")
+    with pytest.raises(TfrecError, match=r"L-6_H-384_A-12 does not take texts of 600 tokens.*; it says: .*512"):
+        encoder_of(tuple(map(str, pair)), max_tokens=600)
+    with pytest.raises(TfrecError, match="`max_tokens` must be 3 or more"):
+        TextConfig(max_tokens=2)
 
 
 def test_an_encoder_of_another_kind_is_refused(pair, tmp_path):

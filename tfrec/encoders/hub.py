@@ -24,6 +24,7 @@ from tfrec.errors import TfrecError
 
 _URL = re.compile(r"^[a-z0-9]+://", re.IGNORECASE)
 _READ_BYTES = 2**20
+_NO_SUCH_INPUT = ("Could not find matching concrete function", "Binding inputs to tf.function failed")
 
 
 def load_module(handle: str) -> Any:
@@ -128,7 +129,7 @@ def call_module(handle: str, module: Any, inputs: Any, described: str) -> Any:
     try:
         return module(inputs)
     except (TypeError, ValueError, tf.errors.OpError) as error:
-        raise TfrecError(f"The module {handle} does not take {described}: {_first_line(error)[:200]}.") from error
+        raise TfrecError(f"The module {handle} does not take {described}; {_why_not(module, error)}.") from error
 
 
 def check_output(handle: str, name: str, output: Any, expected: str, fits: bool) -> None:
@@ -161,8 +162,8 @@ def _resolve_url(handle: str) -> Path:
     cached = cached_folder(handle)
     note = ""
     if cached.is_dir() and (problem := missing_part(cached)):
-        aside = cached.with_name(f"{cached.name}.incomplete-{os.getpid()}")
-        cached.rename(aside)
+        aside = Path(tempfile.mkdtemp(prefix=f"{cached.name}.incomplete-", dir=cached.parent))
+        cached.rename(aside)  # over the empty folder
         note = f" What was cached is incomplete ({problem}) and now lies in {aside}."
     try:
         folder = Path(hub.resolve(handle))
@@ -192,6 +193,17 @@ def _missing_shard(variables: Path) -> str | None:
         return f"{variables} holds no variables"
     expected = int(shards[0].name.rsplit("-", 1)[1])
     return None if len(shards) == expected else f"{variables} holds {len(shards)} of {expected} files of variables"
+
+
+def _why_not(module: Any, error: Exception) -> str:
+    """What a module takes, where it was called with something else; else what it says."""
+    reason = _first_line(error)
+    functions = getattr(getattr(module, "__call__", None), "concrete_functions", None)
+    if functions and reason.startswith(_NO_SUCH_INPUT):
+        inputs = functions[0].structured_input_signature[0]
+        specs = [spec for spec in tf.nest.flatten(inputs) if isinstance(spec, tf.TensorSpec)]
+        return "it takes " + ", ".join(f"{spec.name.rsplit('/', 1)[-1]} {describe(spec)}" for spec in specs)
+    return f"it says: {reason[:200]}"
 
 
 def _content_files(folder: Path) -> Iterable[Path]:

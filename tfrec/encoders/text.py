@@ -105,6 +105,10 @@ class TextEncoder(tf.Module):
         needed = {"sequence_output"} if self._config.pooling == "mean" else {*_POOLED, "sequence_output"}
         fits = isinstance(outputs, dict) and bool(set(outputs) & needed)
         check_output(encoder, "output", outputs, f"a dict with {' or '.join(sorted(needed))}", fits)
+        if hasattr(self.preprocessor, "bert_pack_inputs"):
+            longest = tf.zeros([1, self._config.max_tokens], tf.int32)
+            described = f"texts of {self._config.max_tokens} tokens (`features.text.max_tokens`)"
+            call_module(encoder, self.encoder, dict.fromkeys(INPUTS, longest), described)
         vectors = self._encode(text)
         check_output(encoder, "pooled output", vectors, "float32 [batch, dim]", _is_vectors(vectors))
         return int(vectors.shape[-1])
