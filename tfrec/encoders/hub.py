@@ -198,8 +198,8 @@ def _missing_shard(variables: Path) -> str | None:
 def _why_not(module: Any, error: Exception) -> str:
     """What a module takes, where it was called with something else; else what it says."""
     reason = _first_line(error)
-    functions = getattr(getattr(module, "__call__", None), "concrete_functions", None)
-    if functions and reason.startswith(_NO_SUCH_INPUT):
+    functions = getattr(module.__call__, "concrete_functions", None) if reason.startswith(_NO_SUCH_INPUT) else None
+    if functions:
         inputs = functions[0].structured_input_signature[0]
         specs = [spec for spec in tf.nest.flatten(inputs) if isinstance(spec, tf.TensorSpec)]
         return "it takes " + ", ".join(f"{spec.name.rsplit('/', 1)[-1]} {describe(spec)}" for spec in specs)
