@@ -314,6 +314,7 @@ class CandidateConfig:
         fusion: how the modalities of a video become one vector: `gated` (sum through gates), `weighted` (learned softmax
             weights), `concat` (side by side, then dense) or `attention` (across modalities); see docs/towers.md.
         alignment_weight: weight of the loss that makes the modalities of one video agree.
+        frame_pooling: how frames become one vector after their convolution over time: `attention` (learned weights) or `mean`.
         audio_tower: `convolution` over time, or an adapter over `statistics` (mean and deviation).
         audio_time_mask: widest stretch of a sound that is hidden in training, as a share of it (SpecAugment).
         audio_coefficient_mask: widest stretch of its coefficients that is hidden in training, as a share of them.
@@ -333,6 +334,7 @@ class CandidateConfig:
     adapter_units: int = 64
     fusion: Fusion = "gated"
     alignment_weight: float = 0.0
+    frame_pooling: Literal["attention", "mean"] = "attention"
     audio_tower: Literal["convolution", "statistics"] = "convolution"
     audio_time_mask: float = 0.0
     audio_coefficient_mask: float = 0.0

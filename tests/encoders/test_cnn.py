@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfrec.config import ImageConfig
 from tfrec.encoders.cnn import _preprocess, export_module, main
-from tfrec.encoders.hub import load_module
+from tfrec.encoders.hub import load_module, save_module
 from tfrec.encoders.image import ImageEncoder
 from tfrec.errors import TfrecError
 from tfrec.export.ops import foreign, graph_ops
@@ -91,3 +91,16 @@ def test_help_imports_no_tensorflow():
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
     assert "EfficientNetB0" in done.stdout
     assert "tensorflow" not in done.stderr
+
+
+def test_a_module_that_differs_is_refused_however_small_its_values(tmp_path, monkeypatch):
+    """Random weights give features near 0, where any tolerance in absolute terms passes everything."""
+
+    def save_and_change(module, folder):
+        save_module(module, folder)
+        module.variables[0].assign(2 * module.variables[0])
+
+    monkeypatch.setattr("tfrec.encoders.hub.save_module", save_and_change)
+    with pytest.raises(TfrecError, match="differs from the Keras model"):
+        export_module("MobileNetV2", None, 32, tmp_path / "module")
+    assert not (tmp_path / "module").exists()

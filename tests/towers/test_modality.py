@@ -107,6 +107,20 @@ def test_statistics_of_a_single_step_have_a_gradient(sequences):
     assert np.isfinite(tape.gradient(loss, values)).all()
 
 
+def test_frames_are_pooled_by_a_plain_mean_where_it_is_asked_for(sequences):
+    tower = make_tower("video", sequences, CandidateConfig(adapter_units=4, frame_pooling="mean"), 0.0)
+    lengths = tf.constant([2])  # one step after the convolution, beside padding that has to be left out
+    tower(tf.constant(sequences.values[:1]), lengths)
+    standard = tower.standardise(sequences.values[:1])
+    hidden = tower.convolutions[0](standard, lengths)[0][:, 0]
+    expected = tf.nn.gelu(hidden + tower.shortcut(tf.reduce_mean(standard[:, :2], axis=1)))
+    np.testing.assert_allclose(tower(tf.constant(sequences.values[:1]), lengths), expected, atol=1e-5)
+    attentive = make_tower("video", sequences, CandidateConfig(adapter_units=4), 0.0)
+    inputs = (tf.constant(sequences.values), tf.constant(sequences.lengths))
+    tower(*inputs), attentive(*inputs)
+    assert len(attentive.trainable_variables) > len(tower.trainable_variables)
+
+
 @pytest.mark.parametrize("kind", ["convolution", "statistics"])
 def test_sound_is_masked_in_training_where_it_is_asked_for(sequences, kind):
     config = CandidateConfig(adapter_units=4, audio_tower=kind, audio_time_mask=0.6)

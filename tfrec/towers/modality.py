@@ -141,7 +141,7 @@ def make_tower(name: str, modality: Modality, config: CandidateConfig, dropout: 
     Args:
         name: of the modality.
         modality: its features.
-        config: width of the output, and what the audio tower is like.
+        config: width of the output, and what the towers of frames and sound are like.
         dropout: in training.
 
     Returns:
@@ -151,7 +151,7 @@ def make_tower(name: str, modality: Modality, config: CandidateConfig, dropout: 
     if not modality.is_sequence:
         return VectorTower(modality, units, dropout)
     if name != "audio":
-        return SequenceTower(modality, units, dropout, num_convolutions=1, pooling="attention")
+        return SequenceTower(modality, units, dropout, num_convolutions=1, pooling=config.frame_pooling)
     masked = config.audio_time_mask or config.audio_coefficient_mask
     augment = SpecAugment(config.audio_time_mask, config.audio_coefficient_mask) if masked else None
     if config.audio_tower == "statistics":
