@@ -2,11 +2,14 @@
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
 from tfrec import console
+from tfrec.data.rejects import RejectLog
+from tfrec.features.content import ContentFeatures
 
 
 @pytest.fixture
@@ -67,3 +70,16 @@ def test_rate(units, seconds, text):
     if units:
         progress.update(task, completed=1 + units)
     assert console.RateColumn().render(progress.tasks[0]).plain == text
+
+
+def test_what_was_rejected_is_counted_by_file(screen):
+    rejects = RejectLog()
+    rejects.add("videos.csv", np.arange(2), "bad duration")
+    rejects.add("videos.csv", np.arange(3), "not [a, list]")
+    rejects.add("v1.mp4", None, "the file is empty", "media")
+    sizes = {"name": "films", "users": 1, "videos": 5, "interactions": 9, "parts": {"train": 9}, "cold_videos": 0}
+    columns: dict[str, dict[str, dict[str, str]]] = {"columns": {}, "ignored_columns": {}}
+    console.show_dataset({**sizes, **columns, "rejects": rejects.counts()}, ContentFeatures({}, {}))
+    lines = screen.getvalue().splitlines()
+    assert "  rejected in videos.csv: 3 x not [a, list]; 2 x bad duration" in lines
+    assert "  rejected in media: 1 x the file is empty" in lines

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -130,8 +131,9 @@ def show_dataset(summary: Mapping[str, Any], content: ContentFeatures) -> None:
         shape = " x ".join(str(size) for size in modality.values.shape[1:])
         encoded = f", {content.encoded[name]:,} encoded now" if name in content.encoded else ""
         console.print(f"  {name} features: {(modality.lengths > 0).sum():,} videos, {shape}{encoded}")
-    for reason, count in summary["rejects"].items():
-        console.print(f"  [yellow]rejected {count:,}: {reason}[/yellow]")
+    for group, reasons in summary["rejects"].items():
+        counted = "; ".join(f"{count:,} x {reason}" for reason, count in reasons.items())
+        console.print(f"  [yellow]rejected in {group}: {escape(counted)}[/yellow]")
 
 
 def show_results(metrics: Mapping[str, Any], folder: Path) -> None:
