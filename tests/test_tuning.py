@@ -51,7 +51,7 @@ def searched(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     search = Search(arguments, SPACE, output)
     search.run(1)
     study = optuna.load_study(study_name="tfrec", storage=f"sqlite:///{output / 'study.db'}")
-    study.ask(SPACE)
+    (output / "trials" / str(study.ask(SPACE).number)).mkdir()
     again = Search(arguments, SPACE, output)
     again.run(2)
     return again, output
@@ -172,7 +172,7 @@ def test_refuses_what_is_no_space(entry: str, tmp_path: Path) -> None:
 def test_refuses_what_no_trial_would_depend_on(name: str, tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(f"{name}: [1, 2]")
-    with pytest.raises(TfrecError, match="must name options of retrieval"):
+    with pytest.raises(TfrecError, match=f"must name options of retrieval.*'{name}'"):
         read_space(path)
 
 

@@ -15,6 +15,7 @@ import gc
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ import tensorflow as tf
 import yaml
 from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from tfrec.config import TrainConfig
@@ -67,8 +69,8 @@ def read_space(path: Path) -> Space:
     for name in entries:
         if not _is_searchable(str(name)):
             raise TfrecError(
-                f"A space must name options of retrieval, as `python -m tfrec.train --help` lists them, and not {OBJECTIVE}. "
-                f"Received: {name!r} in {path}."
+                f"The space {path} must name options of retrieval as `python -m tfrec.train --help` lists them, other than "
+                f"{OBJECTIVE}. Received: {name!r}."
             )
     return {str(name): _distribution(str(name), entry) for name, entry in entries.items()}
 
@@ -136,6 +138,7 @@ class Search:
         study = self._study(base)
         for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a process that was stopped
             study.tell(trial.number, state=TrialState.FAIL)
+            shutil.rmtree(self.output / "trials" / str(trial.number), ignore_errors=True)
         if not study.get_trials(states=(*ENDED, TrialState.WAITING)):
             study.enqueue_trial(self._given_values(base.config))
         while len(study.get_trials(states=ENDED)) < num_trials:
@@ -162,7 +165,9 @@ class Search:
             )
         study.set_user_attr("search", digest)
         # Started with the same seed again, the sampler would propose the same first trials again.
-        study.sampler = optuna.samplers.TPESampler(seed=self.config.seed + len(study.trials), multivariate=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of `multivariate`
+            study.sampler = optuna.samplers.TPESampler(seed=self.config.seed + len(study.trials), multivariate=True)
         return study
 
     def _given_values(self, config: TrainConfig) -> dict[str, Any]:
