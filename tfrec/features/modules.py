@@ -33,7 +33,7 @@ def text_encoder(
     handles = text_handles(config, cache)
     if not config.encoder:
         folder = Path(handles[0]).parent
-        with _turn_to_build(folder, *handles) as absent:
+        with _turn_to_build(cache, *handles) as absent:
             if absent:
                 _build(folder, lambda scratch: build_small_bert(scratch, _spread(texts(), _MAX_TEXTS), _SEED))
     return TextEncoder(handles[0], str(tuned or handles[1]), config)
@@ -48,7 +48,7 @@ def image_encoder(
     """
     handle = image_handle(config, cache)
     if not config.encoder:
-        with _turn_to_build(Path(handle), handle) as absent:
+        with _turn_to_build(cache, handle) as absent:
             if absent:
                 samples = frames()
                 if not len(samples):
@@ -92,13 +92,13 @@ def module_checksums(
 
 
 @contextmanager
-def _turn_to_build(folder: Path, *handles: str) -> Iterator[bool]:
+def _turn_to_build(cache: Path, *handles: str) -> Iterator[bool]:
     """Whether a small module is absent; if so, other processes wait until the block ends, and take what it has built."""
     if not _absent(handles):
         yield False
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked_file(folder.with_name(f".{folder.name}.lock")):
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked_file(cache / ".modules.lock"):
         yield _absent(handles)
 
 
