@@ -2,7 +2,7 @@
 
     python benchmarks/sequence_ablation.py --data ../shared/data/ml-1m [--epochs 3] [--seeds 2] [--users 2000] [--variants ...]
 
-Ids alone, no ranker and no export. Prints mean and deviation of recall@10 and NDCG@10 over the seeds, and processor seconds of
+Ids alone but where a variant says otherwise, no ranker and no export. Prints mean and deviation of recall@10 and NDCG@10 over the seeds, and processor seconds of
 training with validation. `--users` takes the first users alone, which is quicker and lowers all figures.
 """
 
@@ -43,6 +43,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gru": {"query": {"encoder": "gru"}},
     "lstm": {"query": {"encoder": "lstm"}},
     "one block": {"query": {"num_blocks": 1}},
+    "content of the films besides": {"candidate": {"use_content": True}},
+    "content, alignment loss": {"candidate": {"use_content": True, "alignment_weight": 0.1}},
+    "lightgcn": {"candidate": {"graph": "lightgcn", "graph_max_events": 30}},
     "history of 50": {"query": {"history_length": 50}},
     "transformer, events": {"training": "events", "max_examples_per_user": 2},
     "attention, events": {
@@ -56,9 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def varied(config: RetrievalConfig, changes: Mapping[str, Any]) -> RetrievalConfig:
-    """The configuration with some fields changed, those of the query tower among them."""
-    query = replace(config.query, **changes.get("query", {}))
-    return replace(config, **{**changes, "query": query})
+    """The configuration with some fields changed, those of the towers among them."""
+    towers = {name: replace(getattr(config, name), **changes.get(name, {})) for name in ("query", "candidate")}
+    return replace(config, **{**changes, **towers})
 
 
 def first_users(dataset: Dataset, number: int) -> Dataset:
@@ -96,6 +99,7 @@ def measure(name: str, config: TrainConfig, users: int) -> dict[str, float]:
     from tfrec.evaluation.evaluate import evaluate
     from tfrec.evaluation.ranking import InnerProducts
     from tfrec.features.content import ContentFeatures
+    from tfrec.features.extract import extract_features
     from tfrec.pipeline import Stages
     from tfrec.run import RunFolder
 
@@ -111,8 +115,11 @@ def measure(name: str, config: TrainConfig, users: int) -> dict[str, float]:
         dataset = load_dataset(config.data, Path(folder))
         dataset = first_users(dataset, users) if users else dataset
         dataset = in_random_order(dataset, config.seed) if name == "histories in random order" else dataset
+        content = ContentFeatures({}, {})
+        if config.retrieval.candidate.use_content:
+            content = extract_features(dataset.videos, config.features, Path(folder) / "features")
         kind = WithoutPositions if name == "without positions" else Stages
-        stages = kind(config, RunFolder(Path(folder), "ablation", False), dataset, ContentFeatures({}, {}))
+        stages = kind(config, RunFolder(Path(folder), "ablation", False), dataset, content)
         started = time.process_time()
         model = stages.train_retrieval()
         seconds = time.process_time() - started
