@@ -2,8 +2,9 @@
 
     python benchmarks/sequence_ablation.py --data ../shared/data/ml-1m [--epochs 3] [--seeds 2] [--users 2000] [--variants ...]
 
-Ids alone but where a variant says otherwise, no ranker and no export. Prints mean and deviation of recall@10 and NDCG@10 over the seeds, and processor seconds of
-training with validation. `--users` takes the first users alone, which is quicker and lowers all figures.
+Ids alone but where a variant says otherwise, no ranker and no export. Prints mean and deviation of recall@10 and NDCG@10 over the
+seeds, and processor seconds of training with validation. `--users` takes the first users alone, which is quicker and lowers all
+figures.
 """
 
 from __future__ import annotations
