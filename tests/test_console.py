@@ -57,6 +57,17 @@ def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is(monkeypat
     ]
 
 
+def test_a_count_that_begins_anew_has_no_negative_rate(monkeypatch):
+    """Two modalities: of the second, 30 in the minute since its first report."""
+    text, times = io.StringIO(), iter([0.0, 59.0, 70.0, 130.0])
+    monkeypatch.setattr(console, "console", Console(file=text, width=100))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    with console.progress_bar("features", "items") as progress:
+        for done in (1, 150, 0, 30):
+            progress(done, 150)
+    assert text.getvalue().splitlines() == ["  features: 30 of 150 items, 0.5 items/s, 0:04:00 left"]
+
+
 @pytest.mark.parametrize(
     ("units", "seconds", "text"),
     [(0, 0, ""), (123, 1000, "0.12 videos/s"), (994, 100, "9.9 videos/s"), (37_037, 3, "12,346 videos/s")],

@@ -92,7 +92,9 @@ def _progress_lines(description: str, unit: str) -> ProgressCallback:
     def report(done: int, total: int) -> None:
         nonlocal since, counted
         now = time.monotonic()
-        if counted is None:  # what an earlier run has done says nothing of the rate
+        if (
+            counted is None or done < counted
+        ):  # a count that begins: what an earlier run has done says nothing of the rate
             since, counted = now, done
         elif now - since >= SECONDS_PER_LINE:
             speed = (done - counted) / (now - since)
