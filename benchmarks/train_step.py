@@ -42,6 +42,7 @@ from tfrec.evaluation.ranking import InnerProducts
 from tfrec.features.content import ContentFeatures
 from tfrec.layers.gathered import Gathered
 from tfrec.layers.sampled_softmax import softmax_cross_entropy
+from tfrec.models.optimizer import Adam
 from tfrec.models.retrieval import RetrievalModel
 
 ROUNDS = 3
@@ -67,7 +68,7 @@ def epoch_parts(name: str, config: RetrievalConfig, dataset: Dataset, task: Eval
     """Milliseconds of the parts of an epoch."""
     batches = batches_of(dataset, config)
     model = RetrievalModel(config, dataset, ContentFeatures({}, {}), batches)
-    model.compile(optimizer=tf.keras.optimizers.Adam(1e-3), steps_per_execution=config.steps_per_execution)
+    model.compile(optimizer=Adam(1e-3), steps_per_execution=config.steps_per_execution)
     steps, query = batches.steps_per_epoch, validation_queries(dataset, task)
     one_batch = tf.data.Dataset.from_tensors(next(iter(batches.epoch(0)))).cache().repeat(steps)
 

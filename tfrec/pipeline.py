@@ -58,6 +58,7 @@ from tfrec.models.distilled_ranking import DistilledRanker
 from tfrec.models.fine_tuning import FineTunedRetrieval
 from tfrec.models.linear_factors import Factors
 from tfrec.models.negatives import POOL_PER_HARD_NEGATIVE
+from tfrec.models.optimizer import Adam
 from tfrec.models.ranker import Ranker
 from tfrec.models.ranking import RankingModel
 from tfrec.models.retrieval import RetrievalModel
@@ -884,7 +885,8 @@ class Stages:
         steps = 1 if distribution.strategy else getattr(config, "steps_per_execution", 1)
         model.acceleration = self.config.acceleration
         with distribution.scope():
-            model.compile(optimizer=tf.keras.optimizers.Adam(rate), steps_per_execution=steps)
+            optimizer = tf.keras.optimizers.Adam(rate) if distribution.strategy else Adam(rate)
+            model.compile(optimizer=optimizer, steps_per_execution=steps)
         if self.run.finished(stage):
             console.print(f"  {stage.replace('_', ' ')} trained before")
             restore_best(model, folder)

@@ -41,6 +41,8 @@ def test_masks_other_positives():
     mask = positives_mask(candidates, positives, targets=tf.constant([0, 0, 3]), num_videos=10)
     # User 0 watched 2 besides the target 7, and 5, which is no candidate; user 2 watched 9 twice besides the target 0.
     np.testing.assert_array_equal(mask, [[0, MASKED, 0, 0], [0, 0, 0, 0], [0, 0, 2 * MASKED, 0]])
+    mask = positives_mask(candidates, positives, targets=None, num_videos=10)
+    np.testing.assert_array_equal(mask, [[MASKED, MASKED, 0, 0], [0, 0, 0, 0], [0, 0, 2 * MASKED, MASKED]])
 
 
 def test_nothing_but_targets_masks_nothing():
@@ -56,6 +58,27 @@ def test_cross_entropy_and_its_gradient():
         loss = softmax_cross_entropy(targets, logits)
     np.testing.assert_allclose(loss, [np.log(4), 0], atol=1e-6)
     np.testing.assert_allclose(tape.gradient(loss, logits), [[1 / 4 - 1, 3 / 4, 0], [0, 0, 0]], atol=1e-6)
+
+
+def test_gradient_is_that_of_the_plain_form():
+    generator = np.random.default_rng(0)
+    logits = tf.constant(10 * generator.normal(size=(64, 33)) + MASKED * (generator.random((64, 33)) < 0.2), tf.float32)
+    targets, weights = (
+        tf.constant(generator.integers(33, size=64), tf.int32),
+        tf.constant(generator.random(64), tf.float32),
+    )
+
+    def plain(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_logsumexp(logits, axis=1) - tf.gather(logits, targets, batch_dims=1)
+
+    results = []
+    for function in (softmax_cross_entropy, plain):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = function(targets, logits)
+        results.append((losses, tf.convert_to_tensor(tape.gradient(losses, logits, weights))))
+    for ours, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_correction_recovers_the_full_softmax():

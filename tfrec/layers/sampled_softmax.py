@@ -6,6 +6,8 @@ there are no accidental hits, and every query's label is the place of its target
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfrec.layers.pooling import MASKED
@@ -38,30 +40,49 @@ def inclusion_log_probability(
     return tf.math.log(-tf.math.expm1(missed))
 
 
-def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+@tf.custom_gradient
+def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> Any:
     """float32 `[B]`: minus the log-probability of each target, int32 `[B]` places among float32 `[B, C]` logits.
 
-    With its gradient it takes half the time on a CPU that `tf.nn.sparse_softmax_cross_entropy_with_logits` does, which has no
-    vector instructions there.
+    It makes few passes over the logits: backwards the exponentials are scaled once, and targets subtracted in place.
+    `tf.nn.sparse_softmax_cross_entropy_with_logits` has no vector instructions on a CPU.
     """
-    return tf.reduce_logsumexp(logits, axis=1) - tf.gather(logits, targets, batch_dims=1)
+    top = tf.reduce_max(logits, axis=1, keepdims=True)
+    exponentials = tf.exp(logits - top)
+    total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
+    losses = tf.squeeze(top + tf.math.log(total), 1) - tf.gather(logits, targets, batch_dims=1)
+
+    def gradient(of_losses: tf.Tensor) -> tuple[None, tf.Tensor]:
+        shares = exponentials * (of_losses[:, None] / total)
+        return None, tf.tensor_scatter_nd_sub(shares, _cells(targets), of_losses)
+
+    return losses, gradient
 
 
-def positives_mask(candidates: tf.Tensor, positives: tf.RaggedTensor, targets: tf.Tensor, num_videos: int) -> tf.Tensor:
+def positives_mask(
+    candidates: tf.Tensor, positives: tf.RaggedTensor, targets: tf.Tensor | None, num_videos: int
+) -> tf.Tensor:
     """Takes the user's other positives out of the softmax, when added to the logits: they are no negatives.
 
     Args:
         candidates: int32 `[C]`, distinct row numbers.
         positives: int32 `[B, None]`, row numbers of what each user watched.
-        targets: int32 `[B]`, places in `candidates` that stay as they are.
+        targets: int32 `[B]`, places in `candidates` that stay as they are; None where all positives are taken out.
         num_videos: size of the catalogue.
 
     Returns:
         float32 `[B, C]`: at most `MASKED` at the other positives, 0 elsewhere.
     """
-    num_candidates, rows = tf.size(candidates), tf.cast(positives.value_rowids(), tf.int32)
-    place = tf.tensor_scatter_nd_update(tf.fill([num_videos], -1), candidates[:, None], tf.range(num_candidates))
-    column = tf.gather(place, positives.flat_values)
-    others = tf.where((column >= 0) & (column != tf.gather(targets, rows)))[:, 0]
-    cells = tf.stack([tf.gather(rows, others), tf.gather(column, others)], axis=1)
-    return tf.scatter_nd(cells, tf.fill([tf.size(others)], MASKED), tf.stack([tf.size(targets), num_candidates]))
+    num_candidates = tf.size(candidates)
+    place = tf.fill([num_videos], num_candidates)  # which the op below leaves out
+    place = tf.tensor_scatter_nd_update(place, candidates[:, None], tf.range(num_candidates))
+    columns = tf.gather(place, positives.flat_values)
+    mask = tf.raw_ops.RaggedBincount(
+        splits=positives.row_splits, values=columns, size=num_candidates, weights=tf.fill(tf.shape(columns), MASKED)
+    )
+    return mask if targets is None else tf.tensor_scatter_nd_update(mask, _cells(targets), tf.zeros(tf.shape(targets)))
+
+
+def _cells(places: tf.Tensor) -> tf.Tensor:
+    """int32 `[B, 2]`: the rows of int32 `[B]` columns, and these."""
+    return tf.stack([tf.range(tf.size(places)), places], axis=1)

@@ -147,8 +147,7 @@ def hard_negatives(
     present = tf.tensor_scatter_nd_update(tf.fill([num_videos], False), candidates[:, None], candidates >= 0)
     pool = tf.unique(pool)[0]
     pool = tf.boolean_mask(pool, ~tf.gather(present, pool))
-    nobody = tf.fill([tf.shape(queries)[0]], -1)
-    logits = score(pool) + positives_mask(pool, positives, nobody, num_videos)
+    logits = score(pool) + positives_mask(pool, positives, None, num_videos)
     shares = tf.reduce_sum(tf.nn.softmax(logits), axis=0)
     best = tf.math.top_k(shares, tf.minimum(count, tf.size(pool))).indices
     return tf.stop_gradient(tf.gather(pool, best))

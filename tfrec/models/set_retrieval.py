@@ -31,19 +31,19 @@ class SetRetrievalModel(RetrievalModel):
         candidates = tf.unique(tf.concat([inputs["negatives"], aimed_at], axis=0))[0]
         embeddings, events = self._embed_batch(candidates, query.history, training)
         queries = self.query_tower(query, events, training=training)
-        scores = self._member_scores(queries, embeddings) + self.appeal(query.timestamp, candidates)
-        logits = scores / self.config.temperature
+        log_inclusion = None
         if self.frequency is not None:
             num_targets = tf.cast(tf.size(aimed_at), tf.float32)
-            logits -= inclusion_log_probability(
+            log_inclusion = inclusion_log_probability(
                 tf.gather(self.frequency, candidates), num_targets, self.config.num_uniform_negatives, self.num_warm
             )
         places = self._places(candidates, inputs["targets"])
         known = tf.cast(places >= 0, tf.float32)
         watched = tf.ragged.boolean_mask(query.history, query.history >= 0)
-        logits += positives_mask(candidates, watched, tf.fill(tf.shape(query.user), -1), self.num_videos)
+        mask = positives_mask(candidates, watched, None, self.num_videos)
+        appeal = self.appeal(query.timestamp, candidates)
         losses = []
-        for member in tf.unstack(logits):
+        for member in self.member_logits(queries, embeddings, appeal, log_inclusion, mask):
             aimed = tf.gather(member, tf.maximum(places, 0), batch_dims=1)
             losses.append(mean_over_replicas(tf.reduce_logsumexp(member, axis=1, keepdims=True) - aimed, known))
         return tf.add_n(losses) / len(losses) + self._weight_penalty() + self._alignment(aimed_at, training)

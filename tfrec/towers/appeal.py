@@ -53,7 +53,9 @@ class Appeal(tf.keras.layers.Layer):
         first_watch = np.full(interactions.num_videos, last, np.int64)
         np.minimum.at(first_watch, videos, times)
         self.period_ends = tf.constant(ends)
-        self.trends = tf.constant(np.stack([_trend(counts, half_life) for half_life in HALF_LIVES]), tf.float16)
+        # Before each period, and after the last one.
+        trends = np.stack([_trend(counts, half_life) for half_life in HALF_LIVES])
+        self.trends, self.last_trends = tf.constant(trends[:, :-1], tf.float16), tf.constant(trends[:, -1], tf.float16)
         self.trend_weights = self.add_weight("trend_weights", (len(HALF_LIVES),), initializer=_first_is_one)
         self.exists_from = tf.constant(np.minimum(np.where(created_at > 0, created_at, first_watch), first_watch))
         self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.num_periods > 1 else None
@@ -84,7 +86,7 @@ class Appeal(tf.keras.layers.Layer):
 
     def published(self, videos: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part: float32 `[C]` for int32 `[C]` row numbers at `now`, Unix seconds."""
-        trends = tf.cast(tf.gather(self.trends[:, -1], videos, axis=1), tf.float32)
+        trends = tf.cast(tf.gather(self.last_trends, videos, axis=1), tf.float32)
         trend = tf.einsum("h,hc->c", self.trend_weights, trends) + self.recency * trends[RECENT]
         if self.created_at is None:
             return trend
@@ -92,7 +94,7 @@ class Appeal(tf.keras.layers.Layer):
 
     def recent(self) -> NDArray[np.float32]:
         """Float32 `[num_videos]`: what `recency` is the weight of; zeros where appeal is the same at all times."""
-        trend: NDArray[np.float32] = np.asarray(self.trends[RECENT, -1], np.float32)
+        trend: NDArray[np.float32] = np.asarray(self.last_trends[RECENT], np.float32)
         return trend if self.num_periods > 1 else np.zeros_like(trend)
 
     def of_unwatched(self, created_at: tf.Tensor, now: int) -> tf.Tensor:
@@ -110,7 +112,7 @@ class Appeal(tf.keras.layers.Layer):
         """float32 `[num_periods, C]`: by the counts before each period."""
         ends = self.period_ends
         exists = tf.cast(tf.gather(self.exists_from, videos) <= ends[:, None], tf.float32)
-        trends = tf.cast(tf.gather(self.trends[:, :-1], videos, axis=2), tf.float32)
+        trends = tf.cast(tf.gather(self.trends, videos, axis=2), tf.float32)
         appeal = tf.einsum("h,hpc->pc", self.trend_weights, trends) + (1.0 - exists) * MASKED
         return appeal if self.created_at is None else appeal + self._fresh(tf.gather(self.created_at, videos), ends)
 

@@ -65,9 +65,12 @@ class CandidateTower(tf.keras.layers.Layer):
 
     def call(self, videos: tf.Tensor, training: bool = False) -> tf.Tensor:
         """From int32 `[B]` row numbers to float32 `[B, embedding_dim]`."""
-        shown = self.show_id(tf.stack([tf.size(videos), 1]), training=training)
         by_id = tf.concat([self._tastes(videos), self.appeal(videos)], axis=1)
-        return by_id * shown + self.embed_content(videos, training=training)
+        if training and self.show_id.rate:
+            by_id *= self.show_id(tf.stack([tf.size(videos), 1]), training=True)
+        if self.content is None and self.columns is None:
+            return by_id
+        return by_id + self.embed_content(videos, training=training)
 
     def _tastes(self, videos: tf.Tensor) -> tf.Tensor:
         if self.smoothing is None:
