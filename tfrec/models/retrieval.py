@@ -298,8 +298,8 @@ class RetrievalModel(Model):
     def _embed_all(self, embed: Callable[[tf.Tensor], tf.Tensor], batch_size: int = 4096) -> NDArray[np.float32]:
         if self.config.candidate.graph != "none":
             batch_size = self.num_videos  # a graph embeds all at once anyway
-        rows = tf.data.Dataset.range(self.num_videos).batch(batch_size)
-        return np.concatenate([embed(tf.cast(batch, tf.int32)) for batch in rows])
+        starts = range(0, self.num_videos, batch_size)
+        return np.concatenate([embed(tf.range(start, min(start + batch_size, self.num_videos))) for start in starts])
 
     def publish(self, embeddings: NDArray[np.float32], now: int) -> NDArray[np.float32]:
         """Candidate embeddings for an index: those of `embed_catalogue` with their appeal at a time.
