@@ -54,8 +54,11 @@ class Appeal(tf.keras.layers.Layer):
         np.minimum.at(first_watch, videos, times)
         self.period_ends = tf.constant(ends)
         # Before each period, and after the last one.
-        trends = np.stack([_trend(counts, half_life) for half_life in HALF_LIVES])
-        self.trends, self.last_trends = tf.constant(trends[:, :-1], tf.float16), tf.constant(trends[:, -1], tf.float16)
+        counted = np.stack([_trend(counts, half_life) for half_life in HALF_LIVES])
+        self.trends, self.last_trends = (
+            tf.constant(counted[:, :-1], tf.float16),
+            tf.constant(counted[:, -1], tf.float16),
+        )
         self.trend_weights = self.add_weight("trend_weights", (len(HALF_LIVES),), initializer=_first_is_one)
         self.exists_from = tf.constant(np.minimum(np.where(created_at > 0, created_at, first_watch), first_watch))
         self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.num_periods > 1 else None
