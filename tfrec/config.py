@@ -379,8 +379,8 @@ class RetrievalConfig:
         num_hard_negatives: further ones: what the model takes for likeliest of eight times as many uniform draws.
         queue_size: targets of earlier batches that are negatives too, by their embeddings of then (cross-batch memory). These
             three are for `training: events`, where negatives are a sample.
-        linear_dim: width of the factors of a linear model from videos to videos (EASE) that stands beside the towers, where it
-            finds more in the validation part; 0: without. For catalogues of at most 20,000 watched videos.
+        linear_dim: width of the factors of a linear model from videos to videos (EASE or item-kNN) that stands beside the
+            towers, where it finds more in the validation part; 0: without. For catalogues of at most 20,000 watched videos.
         temperature: divides the scores in the softmax.
         log_q_correction: whether the bias of in-batch negatives is corrected (Yi et al., RecSys 2019).
         frequency: of targets, for the correction: `exact`, counted, or `streaming`, followed while batches go by.

@@ -56,7 +56,7 @@ from tfrec.models.cold_videos import CONTENT_SHARES, ColdVideos
 from tfrec.models.content_block import ContentBlock
 from tfrec.models.distilled_ranking import DistilledRanker
 from tfrec.models.fine_tuning import FineTunedRetrieval
-from tfrec.models.linear_factors import Factors
+from tfrec.models.linear_factors import Factors, linear_models
 from tfrec.models.negatives import POOL_PER_HARD_NEGATIVE
 from tfrec.models.optimizer import Adam
 from tfrec.models.ranker import Ranker
@@ -79,7 +79,7 @@ MAX_TUNING_USERS = 2000
 """Users of the validation part that choose among them."""
 
 BLEND_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""Tried: of the logarithm of recent counts, and of the linear model, whose scores vary as much as the towers' at 1."""
+"""Tried: of the logarithm of recent counts, and of a linear model, whose scores vary as much as the towers' at 1."""
 
 SLATES_PER_CALL = 64
 
@@ -192,7 +192,7 @@ class Stages:
     def train_retrieval(self) -> RetrievalModel:
         """Two towers, stopped early by a metric on the validation part."""
         config = self.config.retrieval
-        factors = self._linear_factors()  # a catalogue too large for them is refused before training
+        linear = self._linear_models()  # a catalogue too large for them is refused before training
         tf.keras.utils.set_random_seed(self.config.seed)
         with self.distribution.scope():
             model = self._untrained_retrieval()
@@ -206,7 +206,7 @@ class Stages:
             self.distribution,
         )
         model = self._on_one_device("retrieval", model, self._untrained_retrieval, self._retrieval_stream.epoch)
-        return self._blended(model, factors)
+        return self._blended(model, linear)
 
     def validate(self, retrieval: RetrievalModel) -> Record:
         """Recall@20, NDCG@20 and `retrieval.objective` on the validation part, what stands beside the towers included."""
@@ -220,40 +220,45 @@ class Stages:
         task = self._validation_task()
         return task, self.queries(task)
 
-    def _linear_factors(self) -> Factors | None:
+    def _linear_models(self) -> dict[str, Factors]:
         dim = self.config.retrieval.linear_dim
-        return Factors.fitted(self.dataset.interactions, dim, self.config.seed) if dim else None
+        return linear_models(self.dataset.interactions, dim, self.config.seed) if dim else {}
 
-    def _blended(self, retrieval: RetrievalModel, factors: Factors | None) -> RetrievalModel:
-        """With as much of what is watched lately, and of a linear model, as finds most in the validation part.
+    def _blended(self, retrieval: RetrievalModel, linear: Mapping[str, Factors]) -> RetrievalModel:
+        """With as much of what is watched lately, and of one of the linear models, as finds most in the validation part.
 
-        Training cannot tell how much: of its events, a video's learned appeal knows what came after, and the linear model the
+        Training cannot tell how much: of its events, a video's learned appeal knows what came after, and a linear model the
         event itself.
         """
-        recent, unit = retrieval.appeal.recent(), 0.0
-        if factors is None and not recent.any():
+        recent = retrieval.appeal.recent()
+        if not linear and not recent.any():
             return retrieval
         task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
-        retrieval.linear = factors
-        tables = retrieval.tables(retrieval.publish(retrieval.embed_catalogue(), _opening(task)))
-        asked = self._embed(retrieval, self.queries(task), tables)
-        if factors is not None:
-            unit = block_scale(asked, tables.layout.learned(tables.videos), factors.offered)
+        queries, learned = self.queries(task), retrieval.publish(retrieval.embed_catalogue(), _opening(task))
 
-        def recall_with(recency: float, linear: float) -> float:
+        def asked_with(factors: Factors | None) -> tuple[Tables, NDArray[np.float32]]:
+            retrieval.linear = factors
+            tables = retrieval.tables(learned)
+            return tables, self._embed(retrieval, queries, tables)
+
+        def recall_with(tables: Tables, asked: NDArray[np.float32], recency: float, scale: float = 1.0) -> float:
             videos = tables.videos.copy()
             videos[:, -1] += recency * recent
-            videos[:, : tables.layout.block_dim] *= linear * unit
+            videos[:, : tables.layout.block_dim] *= scale
             return self._recall(task, asked, tables.with_videos(videos), "retrieval")
 
-        recency, linear = 0.0, 0.0
-        if recent.any():
-            recency = max(BLEND_WEIGHTS, key=lambda weight: (recall_with(weight, 0.0), -weight))
-        if factors is not None:
-            linear = max(BLEND_WEIGHTS, key=lambda weight: (recall_with(recency, weight), -weight))
-        retrieval.appeal.recency = recency
-        retrieval.linear = factors.scaled(linear * unit) if factors is not None and linear else None
-        console.print(f"  beside what was learned: recency {recency:g}, linear model {linear:g}")
+        plain = asked_with(None)
+        weights = BLEND_WEIGHTS if recent.any() else (0.0,)
+        recency = max(weights, key=lambda weight: (recall_with(*plain, weight), -weight))
+        best, told, chosen = recall_with(*plain, recency), "none", None
+        for name, factors in linear.items():
+            tables, asked = asked_with(factors)
+            unit = block_scale(asked, learned, factors.offered)
+            for weight in BLEND_WEIGHTS[1:]:
+                if (recall := recall_with(tables, asked, recency, weight * unit)) > best:
+                    best, told, chosen = recall, f"{weight:g} ({name})", factors.scaled(weight * unit)
+        retrieval.appeal.recency, retrieval.linear = recency, chosen
+        console.print(f"  beside what was learned: recency {recency:g}, linear model {told}")
         return retrieval
 
     def _on_one_device(
@@ -311,7 +316,7 @@ class Stages:
         retrieval = tuned._untrained_retrieval()
         retrieval.compute_loss(next(iter(self._retrieval_stream.epoch(0))))
         restore_best(retrieval, self.run.folder / "checkpoints" / FINE_TUNING)
-        return tuned, tuned._blended(retrieval, tuned._linear_factors())
+        return tuned, tuned._blended(retrieval, tuned._linear_models())
 
     def _untrained_retrieval(self) -> RetrievalModel:
         config = self.config.retrieval

@@ -12,6 +12,7 @@ from tfrec.config import ColdStartConfig, EvaluationConfig, QueryConfig, Retriev
 from tfrec.data.schema import Dataset, Interactions, Part
 from tfrec.features.content import ContentFeatures
 from tfrec.models.baselines import tuned
+from tfrec.models.linear_factors import Factors
 from tfrec.models.retrieval import RetrievalModel
 from tfrec.pipeline import BLEND_WEIGHTS, Stages
 from tfrec.run import RunFolder
@@ -64,11 +65,13 @@ def scores(stages: Stages, retrieval: RetrievalModel) -> tuple[np.ndarray, Layou
 
 
 def test_scores_are_the_sum_of_what_was_learned_and_what_was_chosen(stages, untrained, kinds):
-    """Towers that know nothing, and a linear model that has seen who watches what: of the sum it decides."""
+    """Towers that know nothing, and linear models that know nothing, or who watches what: of the sum the last decides."""
     task = stages.final_task()
     learned, _ = scores(stages, untrained)
     before = stages._evaluate(task, *embedded(stages, untrained))["retrieval"]["recall@20"]
-    blended = stages._blended(untrained, stages._linear_factors())
+    ease = Factors.fitted(kinds.interactions, NUM_VIDEOS, stages.config.seed)
+    noise = Factors(*np.random.default_rng(2).normal(size=(2, NUM_VIDEOS, NUM_VIDEOS)).astype(np.float32))
+    blended = stages._blended(untrained, {"noise": noise, "ease": ease, "more noise": noise})
     recency = blended.appeal.recency
     answer, layout = scores(stages, blended)
     warm = kinds.interactions.train_counts > 0
@@ -91,7 +94,7 @@ def embedded(stages: Stages, retrieval: RetrievalModel) -> tuple:
 def test_what_finds_no_more_is_left_out(stages, untrained, monkeypatch):
     monkeypatch.setattr(Stages, "_recall", lambda *_: 0.5)
     learned, _ = scores(stages, untrained)
-    blended = stages._blended(untrained, stages._linear_factors())
+    blended = stages._blended(untrained, stages._linear_models())
     assert blended.linear is None
     assert blended.appeal.recency == 0.0
     answer, layout = scores(stages, blended)

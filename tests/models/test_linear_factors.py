@@ -1,4 +1,4 @@
-"""Factors of EASE: with all of them its very scores, with few the nearest to them; and the ranker that takes them."""
+"""Factors of linear models: with all of them their very scores, with few the nearest to them; and the ranker that takes them."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from tfrec.data.schema import Part
 from tfrec.errors import TfrecError
 from tfrec.evaluation.evaluate import positives_matrix
 from tfrec.models import linear_factors
-from tfrec.models.baselines import EASE, tuned
-from tfrec.models.linear_factors import Factors, LinearFactors
+from tfrec.models.baselines import EASE, ItemKNN, tuned
+from tfrec.models.linear_factors import Factors, LinearFactors, linear_models
 from tfrec.models.ranking import RankingModel
 
 
@@ -42,6 +42,20 @@ def test_all_factors_are_ease_itself(dataset, truth):
     np.testing.assert_allclose(scores(factors, watched), expected, atol=1e-4)
     cold = dataset.interactions.train_counts == 0
     assert not factors.offered.numpy()[cold].any()
+
+
+def test_every_setting_of_every_linear_model_is_one_to_choose(dataset):
+    log = dataset.interactions
+    train = positives_matrix(log, log.rows(Part.TRAIN))
+    found = linear_models(log, 40)
+    assert list(found) == [
+        *("ease, l2 50", "ease, l2 200", "ease, l2 800"),
+        *(f"item_knn, neighbours {count}" for count in (10, 20, 50, 200)),
+    ]
+    expected = ItemKNN(10).fit(train, None, 0).scores(train)
+    expected /= np.sqrt(np.mean(expected[:, log.train_counts > 0] ** 2))
+    answer = scores(LinearFactors(found["item_knn, neighbours 10"]), train.toarray())
+    np.testing.assert_allclose(answer, expected, atol=1e-4)
 
 
 def test_few_factors_are_the_nearest_of_their_rank(dataset, truth):

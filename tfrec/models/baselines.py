@@ -147,6 +147,12 @@ class ItemKNN(Baseline):
         model.fit(bm25_weight(train.T, K1=1.2, B=0.75).T.tocsr(), show_progress=False)
         self._similarity = model.similarity.astype(np.float32)
 
+    @property
+    def weights(self) -> tuple[NDArray[np.intp], Scores]:
+        """As `EASE.weights`."""
+        videos = np.flatnonzero(self._popularity)
+        return videos, self._similarity[videos][:, videos].toarray()
+
     def _scores(self, seen: sparse.csr_matrix, users: NDArray[np.integer[Any]]) -> Scores:
         return (seen @ self._similarity).toarray()
 

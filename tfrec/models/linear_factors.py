@@ -1,10 +1,11 @@
 """A linear model from videos to videos, in factors: what retrieval and the ranker take besides the towers.
 
-EASE, whose weights are a square matrix over the catalogue in closed form, errs otherwise than towers do, so the sum of both
-scores does better than either. Its best approximation of low rank is two narrow tables, which an index and any server can hold.
+EASE and item-kNN, whose weights are a square matrix over the catalogue, err otherwise than towers do, so the sum of both scores
+does better than either. The best approximation of low rank is two narrow tables, which an index and any server can hold.
 
 References:
     Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
+    Sarwar et al., Item-based collaborative filtering recommendation algorithms, WWW 2001.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sklearn.utils.extmath import randomized_svd
 from tfrec.data.input_pipeline import first_watches
 from tfrec.data.schema import Interactions, Part
 from tfrec.errors import TfrecError
-from tfrec.models.baselines import EASE, tuned
+from tfrec.models.baselines import EASE, ItemKNN, tuned
 from tfrec.towers.space import rows_of
 
 
@@ -48,33 +49,71 @@ class Factors(NamedTuple):
     def fitted(cls, interactions: Interactions, dim: int, seed: int = 0) -> Factors:
         """EASE over the training positives, its penalty chosen on some that are held out, cut down to `dim` factors at most.
 
-        The factors span the directions in which the scores of the training users vary most: no other tables of this width come
-        nearer to these scores, by the sum of squares. These scores have mean square 1 before they are cut down.
-
         Raises:
             TfrecError: If the catalogue is too large for the closed form.
         """
-        rows = interactions.rows(Part.TRAIN)
-        rows = rows[first_watches(interactions, rows)]
-        cells = (interactions.user[rows], interactions.video[rows])
-        shape = (interactions.num_users, interactions.num_videos)
-        train = sparse.csr_matrix((np.ones(len(rows), np.float32), cells), shape)
-        reason = EASE().unavailable(train, None)
-        if reason is not None:
-            raise TfrecError(f"`linear_dim` {reason}. Set it to 0.")
+        train = _training_matrix(interactions)
         ease, _ = tuned(EASE.name, train, None, seed)
         assert isinstance(ease, EASE)
-        warm, weights = ease.weights
+        return cls.of(ease, train, dim, seed)
+
+    @classmethod
+    def of(cls, model: EASE | ItemKNN, train: sparse.csr_matrix, dim: int, seed: int = 0) -> Factors:
+        """A fitted model cut down to `dim` factors at most.
+
+        The factors span the directions in which the scores of the training users vary most: no other tables of this width come
+        nearer to these scores, by the sum of squares. These scores have mean square 1 before they are cut down.
+
+        Args:
+            model: fitted on `train`.
+            train: float32 `[num_users, num_videos]`.
+            dim: width.
+            seed: of the decomposition.
+        """
+        warm, weights = model.weights
         watched = train[:, warm]
         gram = (watched.T @ watched).toarray()
         width = min(dim, len(warm))
         # The right singular vectors of the scores, which are `train @ weights`.
         squares = weights.T @ gram @ weights
         directions = randomized_svd(squares, width, n_iter=4, random_state=seed)[2].T
-        weights = weights / np.sqrt(np.trace(squares) / (interactions.num_users * len(warm)))
-        tables = np.zeros((2, interactions.num_videos, width), np.float32)
+        weights = weights / np.sqrt(np.trace(squares) / (train.shape[0] * len(warm)))
+        tables = np.zeros((2, train.shape[1], width), np.float32)
         tables[0, warm], tables[1, warm] = weights @ directions, directions
         return cls(*tables)
+
+
+def linear_models(interactions: Interactions, dim: int, seed: int = 0) -> dict[str, Factors]:
+    """EASE and item-kNN over the training positives with each of their settings, by what a run calls them.
+
+    Args:
+        interactions: the log.
+        dim: most factors.
+        seed: of the decompositions.
+
+    Raises:
+        TfrecError: If the catalogue is too large for the closed form.
+    """
+    train = _training_matrix(interactions)
+    found = {}
+    for kind in (EASE, ItemKNN):
+        for settings in kind.settings(None):
+            name = ", ".join([kind.name, *(f"{key} {value:g}" for key, value in settings.items())])
+            found[name] = Factors.of(kind(**settings).fit(train, None, seed), train, dim, seed)
+    return found
+
+
+def _training_matrix(interactions: Interactions) -> sparse.csr_matrix:
+    """float32 `[num_users, num_videos]`, 1 for a training positive."""
+    rows = interactions.rows(Part.TRAIN)
+    rows = rows[first_watches(interactions, rows)]
+    cells = (interactions.user[rows], interactions.video[rows])
+    shape = (interactions.num_users, interactions.num_videos)
+    train = sparse.csr_matrix((np.ones(len(rows), np.float32), cells), shape)
+    reason = EASE().unavailable(train, None)
+    if reason is not None:
+        raise TfrecError(f"`linear_dim` {reason}. Set it to 0.")
+    return train
 
 
 class LinearFactors(tf.Module):
