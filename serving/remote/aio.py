@@ -146,7 +146,8 @@ class AsyncClient:
         """Places a new video in the index's space.
 
         Args:
-            video: file, of which frames and sound are taken on this machine; None for no media.
+            video: file, of which frames and sound are taken on this machine, as the encoder says that training took them; None
+                for no media.
             title: the whole text: title, tags and prompt, joined with ". "; the title alone where any of the last three is given.
             generate_method: how it was made.
             gen_params: numbers that the generator was given; as many as in training, or none.
@@ -155,14 +156,15 @@ class AsyncClient:
             columns: other cells of its row of videos.csv by column, `tags` among them, written as there.
 
         Raises:
-            TfrecError: If the file cannot be read, before anything is sent.
+            TfrecError: If the file cannot be read, before anything of it is sent.
         """
         frames: list[bytes] = []
         audio = b""
         if video is not None:
             from serving.remote.media import read_video
 
-            frames, audio = await asyncio.to_thread(read_video, Path(video))
+            media_format = await self._predict(self._video_encoder, calls.media_format())
+            frames, audio = await asyncio.to_thread(read_video, Path(video), media_format)
         call = calls.embed_video(title, frames, audio, generate_method, gen_params)
         if prompt is not None or created_at or columns is not None:
             call = calls.embed_video_row(call, prompt or "", created_at, columns or {})

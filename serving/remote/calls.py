@@ -6,12 +6,13 @@ A *call* is a signature with its inputs and the way to read its outputs; it does
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tfrec.config import SamplingMode
 from tfrec.errors import TfrecError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -146,6 +147,27 @@ class Match:
 
 
 @dataclass(frozen=True)
+class MediaFormat:
+    """How the video encoder wants frames and sound: as training took them.
+
+    Args:
+        image_size: height and width of a frame in pixels.
+        num_frames: most frames of a video.
+        sampling: which frames: `uniform`, `fixed_rate` or `key_frames`.
+        frames_per_second: of `fixed_rate`.
+        sample_rate_hz: rate of the sound.
+        max_seconds: what comes later is left out.
+    """
+
+    image_size: int
+    num_frames: int
+    sampling: SamplingMode
+    frames_per_second: float
+    sample_rate_hz: int
+    max_seconds: float
+
+
+@dataclass(frozen=True)
 class Embedding:
     """A video in the index's space.
 
@@ -251,6 +273,11 @@ def _find(signature: str, inputs: Arrays, k: int) -> Call[list[Match]]:
     return Call(signature, inputs, lambda outputs: _matches(outputs)[:k])
 
 
+def media_format() -> Call[MediaFormat]:
+    """How frames and sound of a video are to be taken."""
+    return Call("media_format", {"title": _texts([""])}, _media_format)
+
+
 def embed_video(
     title: str, frames: Sequence[bytes], audio: bytes, generate_method: str, gen_params: Sequence[float]
 ) -> Call[Embedding]:
@@ -258,7 +285,7 @@ def embed_video(
 
     Args:
         title: its text.
-        frames: JPEG files.
+        frames: PNG or JPEG files.
         audio: a WAV file, empty for no sound.
         generate_method: how it was made.
         gen_params: numbers that the generator was given.
@@ -310,6 +337,11 @@ def _slates(outputs: Arrays, wanted: int) -> list[list[Recommendation]]:
 def _matches(outputs: Arrays) -> list[Match]:
     found = zip(outputs["video_id"][0].tolist(), outputs["score"][0].tolist(), strict=True)
     return [Match(_text(video_id), score) for video_id, score in found if video_id]
+
+
+def _media_format(outputs: Arrays) -> MediaFormat:
+    values = {field.name: outputs[field.name][0] for field in fields(MediaFormat)}
+    return MediaFormat(**{name: _text(v) if name == "sampling" else v.item() for name, v in values.items()})
 
 
 def _embedding(outputs: Arrays) -> Embedding:

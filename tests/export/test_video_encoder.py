@@ -174,6 +174,10 @@ def jpeg(picture: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", picture[..., ::-1], options)[1].tobytes()
 
 
+def png(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+
+
 def wav(waveform: np.ndarray, rate_hz: int = RATE_HZ) -> bytes:
     channels = waveform[:, None] if waveform.ndim == 1 else waveform
     return tf.audio.encode_wav(tf.constant(channels, tf.float32), rate_hz).numpy()
@@ -347,6 +351,27 @@ def test_pictures_are_cropped_and_resized_as_offline(shape):
     assert np.abs(served.astype(int) - expected).max() <= (0 if shape == (32, 32) else 1)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_png_of_the_right_size_loses_nothing(channels):
+    picture = np.random.default_rng(4).integers(0, 256, (SIZE, SIZE, channels)).astype(np.uint8)
+    encoded = png(picture) if channels == 3 else cv2.imencode(".png", picture)[1].tobytes()
+    served = decode_frames(tf.constant([encoded]), SIZE)[0][0].numpy()
+    expected = picture if channels == 3 else picture[..., ::-1] if channels == 1 else picture[..., 2::-1]
+    np.testing.assert_array_equal(served, np.broadcast_to(expected, served.shape))
+
+
+def test_the_encoder_says_how_media_were_taken(platform):
+    served = platform.encoder.call("media_format", {"title": np.array(["", "any"], object)})
+    assert {name: values.tolist() for name, values in served.items()} == {
+        "image_size": [SIZE] * 2,
+        "num_frames": [NUM_FRAMES] * 2,
+        "sampling": [b"uniform"] * 2,
+        "frames_per_second": [1.0] * 2,
+        "sample_rate_hz": [RATE_HZ] * 2,
+        "max_seconds": [CONFIG.audio.max_seconds] * 2,
+    }
+
+
 def test_frames_are_picked_evenly_as_of_a_folder():
     frames = tf.constant([["", "a", "b", "", "", ""], ["", "", "", "", "", ""], ["c", "d", "e", "f", "g", "h"]])
     picked, lengths = pick_frames(frames, 3)
@@ -378,6 +403,12 @@ DAMAGED = {
     "cut in the header": jpeg(pictures(0)[0])[:200],
     "cut in the picture": jpeg(pictures(0)[0])[:-300],
     "GIF": b"GIF89a" + bytes(50),
+    "PNG, its first bytes": png(pictures(0)[0])[:12],
+    "PNG, cut in the picture": png(pictures(0)[0])[:-300],
+    "PNG, 100,000 pixels wide and high": png(pictures(0)[0]).replace(
+        SIZE.to_bytes(4, "big") * 2, (100_000).to_bytes(4, "big") * 2
+    ),
+    "PNG of a negative size": png(pictures(0)[0]).replace(SIZE.to_bytes(4, "big") * 2, b"\xff" * 8),
     "65,500 pixels wide and high": jpeg(np.zeros((8, 8, 3), np.uint8)).replace(
         b"\x08\x00\x08\x00\x08\x03", b"\x08\xff\xdc\xff\xdc\x03"
     ),

@@ -155,17 +155,18 @@ def test_the_video_encoder_gives_what_the_index_holds_of_cold_videos(job: Any, f
     dataset = load_dataset(DataConfig(folder))
     table = pd.read_csv(folder / "videos.csv", dtype=str, keep_default_na=False).set_index("video_id")
     models = finished.output / "models"
-    encode, held = (
-        tf.saved_model.load(str(models / model / "1")).signatures[signature]
-        for model, signature in (("video_encoder", "embed_video_row"), ("recommender", "embed_candidate"))
-    )
+    encoder = tf.saved_model.load(str(models / "video_encoder" / "1")).signatures
+    encode, asked = encoder["embed_video_row"], calls.media_format()
+    answer = encoder["media_format"](**{name: tf.constant(value) for name, value in asked.inputs.items()})
+    media_format = asked.read({name: values.numpy() for name, values in answer.items()})
+    held = tf.saved_model.load(str(models / "recommender" / "1")).signatures["embed_candidate"]
     cold = dataset.videos.ids[dataset.interactions.train_counts == 0]
     assert len(cold) > 1
     for video_id in cold:
         row = table.loc[video_id]
         media = calls.embed_video(
             row.title,
-            *read_video(folder / "videos" / f"{video_id}.mp4"),
+            *read_video(folder / "videos" / f"{video_id}.mp4", media_format),
             row.generate_method,
             json.loads(row.gen_params or "[]"),
         )

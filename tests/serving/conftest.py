@@ -11,7 +11,7 @@ import tensorflow as tf
 from embedded_server import Server, free_port, running
 
 from tfrec.export.request import QUERY_SPECS
-from tfrec.export.video_encoder import ROW_SPECS, VIDEO_SPECS
+from tfrec.export.video_encoder import FORMAT_SPECS, ROW_SPECS, VIDEO_SPECS
 
 __all__ = ["free_port", "running"]
 
@@ -99,16 +99,18 @@ def _save_recommender(folder: Path) -> None:
 
 
 def _save_encoder(folder: Path) -> None:
-    """Answers what it was sent: frames, their mean brightness, seconds of sound, letters of the title, sum of numbers."""
+    """Answers what it was sent: frames, their width, mean brightness, seconds of sound, letters of the title, sum of numbers."""
 
     def embed(title: Any, frames: Any, audio: Any, generate_method: Any, gen_params: Any) -> dict[str, tf.Tensor]:
-        pictures = tf.map_fn(tf.io.decode_jpeg, frames[0], fn_output_signature=tf.uint8)
+        sent = tf.boolean_mask(frames[0], frames[0] != "")
+        pictures = tf.map_fn(tf.io.decode_png, sent, fn_output_signature=tf.uint8)
         sound, rate_hz = tf.audio.decode_wav(audio[0])
         brightness = tf.reduce_mean(tf.cast(pictures, tf.float32))
         seconds = tf.cast(tf.shape(sound)[0], tf.float32) / tf.cast(rate_hz, tf.float32)
         letters = tf.cast(tf.strings.length(title + generate_method)[0], tf.float32)
-        sizes = [tf.cast(tf.shape(pictures)[0], tf.float32), brightness, seconds, letters, tf.reduce_sum(gen_params)]
-        return {"embedding": tf.stack(sizes)[None], "log_variance": tf.zeros([1, 5])}
+        count, _, width, _ = tf.unstack(tf.cast(tf.shape(pictures), tf.float32))
+        sizes = [count, width, brightness, seconds, letters, tf.reduce_sum(gen_params)]
+        return {"embedding": tf.stack(sizes)[None], "log_variance": tf.zeros([1, 6])}
 
     def embed_row(*inputs: Any) -> dict[str, tf.Tensor]:
         prompt, created_at, column, value = inputs[len(VIDEO_SPECS) :]
@@ -116,7 +118,16 @@ def _save_encoder(folder: Path) -> None:
         numbers = [letters[0], tf.cast(created_at[0], tf.int32), tf.size(column), letters[1]]
         return {"embedding": tf.cast(tf.stack(numbers), tf.float32)[None], "log_variance": tf.zeros([1, 4])}
 
-    signatures = {"embed_video": tf.function(embed, VIDEO_SPECS), "embed_video_row": tf.function(embed_row, ROW_SPECS)}
+    def media_format(title: Any) -> dict[str, tf.Tensor]:
+        wanted = {"image_size": 48, "num_frames": 7, "sampling": "uniform", "frames_per_second": 1.0}
+        wanted |= {"sample_rate_hz": 8_000, "max_seconds": 0.75}
+        return {name: tf.fill(tf.shape(title), tf.constant(value)) for name, value in wanted.items()}
+
+    signatures = {
+        "embed_video": tf.function(embed, VIDEO_SPECS),
+        "embed_video_row": tf.function(embed_row, ROW_SPECS),
+        "media_format": tf.function(media_format, FORMAT_SPECS),
+    }
     tf.saved_model.save(tf.Module(), str(folder), signatures)
 
 

@@ -1,7 +1,8 @@
-"""JPEG and WAV bytes to frames and waveforms, in the graph: the counterpart of `tfrec/media` in TensorFlow's own ops.
+"""JPEG, PNG and WAV bytes to frames and waveforms, in the graph: the counterpart of `tfrec/media` in TensorFlow's own ops.
 
 Frames of the encoder's size come out as the offline pipeline has them; larger ones are cropped and averaged down alike, to
-within rounding, upright as their Exif orientation says. WAV means 16-bit PCM.
+within rounding, upright as their Exif orientation says. What JPEG loses changes what a network sees; PNG loses nothing. WAV
+means 16-bit PCM.
 
 Bytes that are no picture or no sound count as missing, and cost no other row of the batch: `tf.data`, which runs inside a
 graph too, is the one place where TensorFlow's decoders may fail without failing the request.
@@ -15,6 +16,8 @@ from tfrec.export.exif import orientation, upright
 
 MAX_PIXELS = 1 << 26
 """Of a picture taken: what a header promises beyond that is no frame, and would have to be paid for in memory."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 384_000
 """Sample rates taken: what else a header says is no sound, and would have to be paid for in memory."""
@@ -40,32 +43,49 @@ def pick_frames(frames: tf.Tensor, num_frames: int) -> tuple[tf.Tensor, tf.Tenso
     return tf.gather(tf.boolean_mask(frames, present), picked), lengths
 
 
-def decode_frames(jpegs: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_frames(files: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes what can be decoded.
 
     Args:
-        jpegs: string `[N]`.
+        files: string `[N]`, JPEG or PNG.
         image_size: height and width of a frame.
 
     Returns:
-        uint8 `[R, image_size, image_size, 3]`, the readable ones in order, and int32 `[R]`, which of `jpegs` they are.
+        uint8 `[R, image_size, image_size, 3]`, the readable ones in order, and int32 `[R]`, which of `files` they are.
     """
-    decoded = tf.data.Dataset.from_tensor_slices(jpegs).map(lambda jpeg: _decode_jpeg(jpeg, image_size))
-    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(tf.size(jpegs, tf.int64)), decoded))
+    decoded = tf.data.Dataset.from_tensor_slices(files).map(lambda file: _decode_frame(file, image_size))
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(tf.size(files, tf.int64)), decoded))
     # A pair that fails is left out whole. What is appended makes one batch of any number of them, none included.
     blank = tf.zeros([image_size, image_size, 3], tf.uint8)
     sentinel = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), blank))
-    readable = numbered.ignore_errors().concatenate(sentinel).batch(tf.size(jpegs, tf.int64) + 1)
+    readable = numbered.ignore_errors().concatenate(sentinel).batch(tf.size(files, tf.int64) + 1)
     places, frames = readable.get_single_element()
     return frames[:-1], tf.cast(places[:-1], tf.int32)
 
 
-def _decode_jpeg(jpeg: tf.Tensor, image_size: int) -> tf.Tensor:
-    height, width, _ = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(jpeg), tf.int64))
-    with tf.control_dependencies([tf.debugging.Assert(height * width <= MAX_PIXELS, [height, width])]):
+def _decode_frame(file: tf.Tensor, image_size: int) -> tf.Tensor:
+    is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
+    return to_square(tf.cond(is_png, lambda: _decode_png(file), lambda: _decode_jpeg(file)), image_size)
+
+
+def _decode_png(file: tf.Tensor) -> tf.Tensor:
+    # Width and height stand first in the header, which is the first chunk, behind its length and name.
+    shape = tf.io.decode_raw(tf.strings.substr(file, len(_PNG) + 8, 8), tf.int32, little_endian=False)
+    with tf.control_dependencies([_checked_size(tf.cast(shape, tf.int64))]):
+        return tf.io.decode_png(file, channels=3)
+
+
+def _decode_jpeg(file: tf.Tensor) -> tf.Tensor:
+    shape = tf.image.extract_jpeg_shape(file)
+    with tf.control_dependencies([_checked_size(tf.cast(shape[:2], tf.int64))]):
         # The decoder of OpenCV takes the accurate transform too.
-        picture = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
-    return to_square(upright(picture, orientation(jpeg)), image_size)
+        picture = tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE")
+    return upright(picture, orientation(file))
+
+
+def _checked_size(shape: tf.Tensor) -> tf.Operation:
+    """Fails where a header, int64 `[2]`, promises more pixels than are taken, or a negative number."""
+    return tf.debugging.Assert(tf.reduce_all(shape > 0) & (shape[0] * shape[1] <= MAX_PIXELS), [shape])
 
 
 def to_square(picture: tf.Tensor, image_size: int) -> tf.Tensor:

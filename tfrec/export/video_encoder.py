@@ -6,7 +6,8 @@ to the appeal of a video that nobody has watched, made just now. Any modality ma
 `embed_video_row` takes whatever else a row of `videos.csv` says (side columns as cells, prompt, date of creation), and gives what
 the index holds of that video while nobody has watched it. In `embed_video` side columns and prompt are missing, the video is made
 just now, and `title` is the whole text, which the offline pipeline makes of title, tags, prompt and text columns by joining them
-with ". ". `embed_prompt` is asked before the video is rendered. Embeddings that the dataset brought itself are missing in all.
+with ". ". `media_format` says how frames and sound were taken in training, which those of a request should be. `embed_prompt` is
+asked before the video is rendered. Embeddings that the dataset brought itself are missing in all.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ ROW_SPECS = (
     tf.TensorSpec([None, None], tf.string, "column"),
     tf.TensorSpec([None, None], tf.string, "value"),
 )
+FORMAT_SPECS = (tf.TensorSpec([None], tf.string, "title"),)
 PROMPT_SPECS = (tf.TensorSpec([None], tf.string, "prompt"), *_METADATA_SPECS)
 
 _BATCH_SIZES = (1, 8)
@@ -207,7 +209,13 @@ class VideoEncoder:
         """One function per signature; `embed_prompt` where the catalogue has generation metadata."""
         embed_video = tf.function(self._embed_video, VIDEO_SPECS).get_concrete_function()
         embed_row = tf.function(self._embed_video_row, ROW_SPECS).get_concrete_function()
-        functions = {"serving_default": embed_video, "embed_video": embed_video, "embed_video_row": embed_row}
+        media_format = tf.function(self._media_format, FORMAT_SPECS).get_concrete_function()
+        functions = {
+            "serving_default": embed_video,
+            "embed_video": embed_video,
+            "embed_video_row": embed_row,
+            "media_format": media_format,
+        }
         if self._encoders.generation is not None:
             functions["embed_prompt"] = tf.function(self._embed_prompt, PROMPT_SPECS).get_concrete_function()
         return functions
@@ -256,6 +264,13 @@ class VideoEncoder:
         if encoders.audio is not None:
             features["audio"] = _encode_sound(encoders.audio, encoders.config, audio)
         return features
+
+    def _media_format(self, title: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The same for every title: a signature has inputs, and rows."""
+        image, audio = self._encoders.config.image, self._encoders.config.audio
+        values = {name: getattr(image, name) for name in ("image_size", "num_frames", "sampling", "frames_per_second")}
+        values |= {name: getattr(audio, name) for name in ("sample_rate_hz", "max_seconds")}
+        return {name: tf.fill(tf.shape(title), tf.constant(value)) for name, value in values.items()}
 
     def _embed_prompt(
         self, prompt: tf.Tensor, generate_method: tf.Tensor, gen_params: tf.Tensor
@@ -336,10 +351,10 @@ def _encode_frames(encoder: ImageEncoder, config: FeaturesConfig, frames: tf.Ten
     """float32 `[B, num_frames, dim]`, 0 past the end, and int32 `[B]` lengths."""
     num_frames, batch_size = config.image.num_frames, config.image.batch_size
     batch = tf.shape(frames)[0]
-    jpegs, counts = pick_frames(frames, num_frames)
+    files, counts = pick_frames(frames, num_frames)
 
     def encode(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pictures, places = decode_frames(jpegs[start : start + batch_size], config.image.image_size)
+        pictures, places = decode_frames(files[start : start + batch_size], config.image.image_size)
         # Convolutions of no picture at all come out in a wrong shape: a blank one stands in.
         blank = tf.cast(tf.equal(tf.size(places), 0), tf.int32)
         vectors = encoder(tf.pad(pictures, [[0, blank], [0, 0], [0, 0], [0, 0]]))
@@ -350,7 +365,7 @@ def _encode_frames(encoder: ImageEncoder, config: FeaturesConfig, frames: tf.Ten
         tf.RaggedTensorSpec([None, encoder.dim], tf.float32, ragged_rank=0),
         tf.RaggedTensorSpec([None], tf.int32, ragged_rank=0),
     )
-    starts = tf.range(0, tf.size(jpegs), batch_size)
+    starts = tf.range(0, tf.size(files), batch_size)
     vectors, places = tf.map_fn(encode, starts, fn_output_signature=signature, parallel_iterations=1)
     vectors = tf.reshape(vectors.merge_dims(0, 1), [-1, encoder.dim])  # no pieces at all come out as [0]
     # A frame that cannot be read is left out, as of a folder of pictures.
