@@ -81,9 +81,6 @@ MAX_TUNING_USERS = 2000
 BLEND_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 """Tried: of the logarithm of recent counts, and of a linear model, whose scores vary as much as the towers' at 1."""
 
-BLEND_CUTOFFS = (10, 20, 50)
-"""Their mean recall is less of a draw than recall@20 where there are few users to choose by."""
-
 SLATES_PER_CALL = 64
 
 MIN_COLD_USERS = 30
@@ -248,7 +245,7 @@ class Stages:
             videos = tables.videos.copy()
             videos[:, -1] += recency * recent
             videos[:, : tables.layout.block_dim] *= scale
-            return self._recall(task, asked, tables.with_videos(videos), "retrieval", BLEND_CUTOFFS)
+            return self._recall(task, asked, tables.with_videos(videos), "retrieval")
 
         plain = asked_with(None)
         weights = BLEND_WEIGHTS if recent.any() else (0.0,)
@@ -819,18 +816,11 @@ class Stages:
         scores = InnerProducts(queries, tables.videos, tables.layout)
         return evaluate(scores, task, self.config.evaluation, self.config.seed)
 
-    def _recall(
-        self,
-        task: EvaluationTask,
-        queries: NDArray[np.float32],
-        tables: Tables,
-        slice_name: str,
-        cutoffs: Sequence[int] = (20,),
-    ) -> float:
-        """Recall, the mean over some cut-offs, without all that a report wants besides."""
+    def _recall(self, task: EvaluationTask, queries: NDArray[np.float32], tables: Tables, slice_name: str) -> float:
+        """Recall@20 without all that a report wants besides."""
         scores = InnerProducts(queries, tables.videos, tables.layout)
-        results = evaluate(scores, task, EvaluationConfig(top_k=[10, 20, 50], bootstrap_samples=1))
-        return float(np.mean([results[slice_name][f"recall@{cutoff}"] for cutoff in cutoffs]))
+        results = evaluate(scores, task, EvaluationConfig(top_k=[10, 20], bootstrap_samples=1))
+        return float(results[slice_name]["recall@20"])
 
     def _ranking_events(self) -> dict[Use, NDArray[np.int64]]:
         """Numbers of the validation part's events, by what the ranker uses them for.
