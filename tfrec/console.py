@@ -92,10 +92,8 @@ def _progress_lines(description: str, unit: str) -> ProgressCallback:
     def report(done: int, total: int) -> None:
         nonlocal since, counted
         now = time.monotonic()
-        if (
-            counted is None or done < counted
-        ):  # a count that begins: what an earlier run has done says nothing of the rate
-            since, counted = now, done
+        if counted is None or done < counted:
+            since, counted = now, done  # a count begins: what an earlier run has done says nothing of the rate
         elif now - since >= SECONDS_PER_LINE:
             speed = (done - counted) / (now - since)
             left = f", {timedelta(seconds=round((total - done) / speed))} left" if speed > 0 else ""

@@ -142,9 +142,8 @@ def _difference(architecture: Architecture, model: Any, module: Path) -> float:
     images = np.random.default_rng(_SEED).random((2, *model.input_shape[1:]), np.float32)
     expected = model.predict(_preprocess(architecture, images.copy()), verbose=0)
     difference = float(np.abs(load_module(str(module))(images).numpy() - expected).max())
-    if not difference <= _TOLERANCE * float(
-        np.abs(expected).max()
-    ):  # nor may it be NaN; random weights may give tiny values
+    largest = float(np.abs(expected).max())  # tiny with random weights
+    if not difference <= _TOLERANCE * largest:  # nor may it be NaN
         raise TfrecError(f"The exported {architecture} differs from the Keras model by {difference:.2e}.")
     return difference
 

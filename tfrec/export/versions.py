@@ -7,7 +7,6 @@ have one version, and their manifests name it. Nothing here needs TensorFlow.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tfrec.errors import TfrecError
+from tfrec.run import locked_file
 
 MANIFEST = "manifest.json"
 HIDDEN = "."
@@ -113,6 +113,5 @@ def checksums(folder: Path) -> dict[str, str]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Waits until no other process is at work in the folder; the lock goes with the process that holds it."""
-    with (folder / f"{HIDDEN}lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked_file(folder / f"{HIDDEN}lock"):
         yield

@@ -1,11 +1,9 @@
 """Builds the demo dataset folder once and keeps it."""
 
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from tfrec.data.demo.world import BoolArray, World, make_world
 from tfrec.data.schema import Part
 from tfrec.data.splits import split_by_time
 from tfrec.errors import TfrecError
+from tfrec.run import locked_file
 
 GENERATOR_VERSION = 4
 """Raise it with every change of what is generated: cached folders of another version are built anew."""
@@ -55,17 +54,10 @@ def ensure_demo(folder: Path, config: DemoConfig, progress: Progress | None = No
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     marker = asdict(config) | {"generator_version": GENERATOR_VERSION}
-    with _locked(folder.with_name(f".{folder.name}.lock")):
+    with locked_file(folder.with_name(f".{folder.name}.lock")):
         if _read_marker(folder) != marker:
             _replace(folder, config, marker, progress)
     return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _read_marker(folder: Path) -> dict[str, Any] | None:
