@@ -113,8 +113,24 @@ def pooling_forms(num_videos: int = 1500) -> list[list[str]]:
     functions = {
         "history: gather, then a sum": lambda x: tf.einsum("btd,bt->bd", tf.gather(x, places), weights),
         "history: sparse matrix times table": lambda x: Gathered(x, places).weighted_sum(weights, mask),
+        "history: sum by the root of the number": lambda x: Gathered(x, places).sum_by_root(mask),
     }
     return list(forms(table, functions))
+
+
+def lookup_forms(num_lookups: int = 200_000) -> list[list[str]]:
+    """Numbers taken from a table one by one, as histories and positives are from the log."""
+    generator = np.random.default_rng(0)
+    table = tf.constant(generator.integers(0, 1000, 80_000), tf.int32)
+    places = tf.constant(generator.integers(0, 80_000, num_lookups), tf.int64)
+    functions = {
+        "tf.gather": lambda: tf.gather(table, places),
+        "tf.gather_nd": lambda: tf.gather_nd(table, places[:, None]),
+    }
+    times = least(*(tf.function(function, autograph=False) for function in functions.values()), repeats=20)
+    return [
+        [f"{num_lookups:,} numbers: {name}", f"{time:.1f}", "–"] for name, time in zip(functions, times, strict=True)
+    ]
 
 
 def softmax_forms(num_candidates: int) -> list[list[str]]:
@@ -145,7 +161,7 @@ def main() -> None:
     }
     head = ["query tower", "batch, ms", "step, ms", "start of an epoch, ms", "validation, ms", "epoch, s"]
     print_table(head, [epoch_parts(name, config, dataset, task) for name, config in configs.items()])
-    rows = [*pooling_forms(), *softmax_forms(600), *softmax_forms(8192)]
+    rows = [*pooling_forms(), *lookup_forms(), *softmax_forms(600), *softmax_forms(8192)]
     print_table(["form", "forwards, ms", "with gradient, ms"], rows)
 
 

@@ -105,7 +105,7 @@ def untimed(make_interactions):
 )
 def test_history_around_an_event(untimed, position, shift, length, expected):
     history = HistoryLog.of(untimed, (Part.TRAIN,), length)
-    assert history.video.numpy().tolist() == [5, 6, 7, 8, 9]
+    assert history.video.numpy().tolist() == [5, 6, 7, 8, 9, -1]
     query = history.around(tf.constant([0]), tf.constant([position], tf.int64), tf.constant([shift]))
     assert query.history.numpy().tolist() == [expected]
     assert query.history_kind.numpy().tolist() == [[int(video >= 0) for video in expected]]

@@ -13,17 +13,17 @@ MASK = tf.constant([[True, True, True], [True, False, False], [False, False, Fal
 WEIGHTS = tf.constant([[1.0, 2.0, 3.0], [0.5, 9.0, 9.0], [1.0, 1.0, 1.0]])
 
 
-def test_weighted_sum_and_mean_over_the_steps_present() -> None:
+def test_weighted_sum_and_mean_times_root_over_the_steps_present() -> None:
     events = Gathered(TABLE, PLACES)
     np.testing.assert_allclose(events.weighted_sum(WEIGHTS, MASK), [[1 + 8 + 12, 210], [1, 10], [0, 0]])
-    np.testing.assert_allclose(events.mean(MASK), [[3, 30], [2, 20], [0, 0]])
+    np.testing.assert_allclose(events.sum_by_root(MASK), [[9 / 3**0.5, 90 / 3**0.5], [2, 20], [0, 0]])
     np.testing.assert_allclose(events.map(lambda rows: 2 * rows).rows()[0], [[2, 20], [8, 80], [8, 80]])
 
 
 def test_rows_that_are_gathered_already() -> None:
     events = Gathered.of(tf.gather(TABLE, PLACES))
     np.testing.assert_array_equal(events.rows(), tf.gather(TABLE, PLACES))
-    np.testing.assert_allclose(events.mean(MASK), Gathered(TABLE, PLACES).mean(MASK))
+    np.testing.assert_allclose(events.sum_by_root(MASK), Gathered(TABLE, PLACES).sum_by_root(MASK))
 
 
 def test_gradients_are_those_of_the_gather() -> None:

@@ -56,15 +56,19 @@ QUERY_SPEC = Query(
 """Of requests of any number, with histories of any length."""
 
 
+_NEVER = 1 << 62
+"""Unix seconds after every request: what stands for padding has no age."""
+
+
 @dataclass(frozen=True)
 class HistoryLog:
     """The positive events that may serve as history, laid out for gathering.
 
     Args:
         rows: int64 `[num_events]`, ascending numbers of these events among all interactions.
-        video: int32 `[num_events]`, sorted by user, then time.
-        timestamp: int64 `[num_events]`.
-        kind: int32 `[num_events]`.
+        video: int32 `[num_events + 1]`, sorted by user, then time; the last of these three stands for padding.
+        timestamp: int64 `[num_events + 1]`.
+        kind: int32 `[num_events + 1]`.
         offsets: int64 `[num_users + 1]`: the events of user u are `offsets[u]` to `offsets[u + 1]`.
         has_time: whether the events of a user have an order.
         length: most recent events in a query.
@@ -87,9 +91,9 @@ class HistoryLog:
         counts = np.bincount(interactions.user[rows], minlength=interactions.num_users)
         return cls(
             rows=rows,
-            video=tf.constant(interactions.video[rows], tf.int32),
-            timestamp=tf.constant(interactions.timestamp[rows], tf.int64),
-            kind=tf.constant(interactions.kinds[rows].astype(np.int32)),
+            video=tf.constant(np.append(interactions.video[rows], -1), tf.int32),
+            timestamp=tf.constant(np.append(interactions.timestamp[rows], _NEVER), tf.int64),
+            kind=tf.constant(np.append(interactions.kinds[rows], 0), tf.int32),
             offsets=tf.constant(np.concatenate([[0], np.cumsum(counts)]), tf.int64),
             has_time=interactions.has_time,
             length=length,
@@ -134,19 +138,14 @@ class HistoryLog:
         return self.before(user, tf.gather(self.offsets, user + 1), now)
 
     def _gather(self, user: tf.Tensor, position: tf.Tensor, present: tf.Tensor, now: tf.Tensor) -> Query:
-        position = tf.where(present, position, 0)
-        if not len(self.video):
-            history = kind = tf.zeros_like(position, tf.int32)
-            age = tf.zeros_like(position, tf.float32)
-        else:
-            history, kind = tf.gather(self.video, position), tf.gather(self.kind, position)
-            age = days_between(tf.gather(self.timestamp, position), now[:, None])
+        event = tf.where(present, position, len(self.rows))[:, :, None]
         return Query(
             user=user,
             timestamp=now,
-            history=tf.where(present, history, -1),
-            history_kind=tf.where(present, kind, 0),
-            history_age=tf.where(present, age, 0.0),
+            # `tf.gather` calls a copy of memory for each number.
+            history=tf.gather_nd(self.video, event),
+            history_kind=tf.gather_nd(self.kind, event),
+            history_age=days_between(tf.gather_nd(self.timestamp, event), now[:, None]),
         )
 
 
@@ -321,7 +320,7 @@ class RetrievalBatches:
         start, end = tf.gather(log.offsets, user), tf.gather(log.offsets, user + 1)
         first = tf.maximum(tf.minimum(event - self.max_positives // 2, end - self.max_positives), start)
         positions = tf.ragged.range(first, tf.minimum(first + self.max_positives, end))
-        return positions.with_flat_values(tf.gather(log.video, positions.flat_values))
+        return positions.with_flat_values(tf.gather_nd(log.video, positions.flat_values[:, None]))
 
     def _negatives(self, warm: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
         uniform = uniform_negatives(warm, self.num_uniform_negatives, draw + tf.constant([1 << 32, 0], tf.int64))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from threading import Lock
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from tfrec.errors import TfrecError
 from tfrec.towers.space import NO_BLOCK, Layout
@@ -107,10 +107,17 @@ def rank_candidates(
         }
 
     # Each batch is the work of one thread; where BLAS had threads of its own besides, they would wait for one another.
-    with threadpool_limits(1, "blas") if in_blocks else nullcontext(), ThreadPoolExecutor(_num_cores()) as pool:
+    limited = _libraries().limit(limits=1, user_api="blas") if in_blocks else nullcontext()
+    with limited, ThreadPoolExecutor(_num_cores()) as pool:
         ranked = list(pool.map(rank, range(0, len(users), size)))
     nobody = np.empty((0, k), np.int32)
     return {name: np.concatenate([nobody, *(slates[name] for slates in ranked)]) for name in candidates}
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those with threads of their own; to look for them takes as long as ranking some hundred users."""
+    return ThreadpoolController()
 
 
 def _num_cores() -> int:

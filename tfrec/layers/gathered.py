@@ -47,7 +47,12 @@ class Gathered(NamedTuple):
         matrix = tf.SparseTensor(tf.stack([cells[:, 0], columns], axis=1), tf.gather_nd(weights, cells), shape)
         return tf.sparse.sparse_dense_matmul(matrix, self.table)
 
-    def mean(self, mask: tf.Tensor) -> tf.Tensor:
-        """float32 `[B, D]`: the mean over the steps present, zeros without any."""
-        present = tf.cast(mask, tf.float32)
-        return self.weighted_sum(present, mask) / tf.maximum(tf.reduce_sum(present, axis=1, keepdims=True), 1.0)
+    def sum_by_root(self, mask: tf.Tensor) -> tf.Tensor:
+        """float32 `[B, D]`: the sum over the n steps present by the root of n, their mean times it; zeros without any."""
+        if self.places is None:
+            present = tf.cast(mask, tf.float32)
+            count = tf.reduce_sum(present, axis=1, keepdims=True)
+            return self.weighted_sum(present, mask) / tf.sqrt(tf.maximum(count, 1.0))
+        cells = tf.where(mask)
+        rows, columns = tf.cast(cells[:, 0], tf.int32), tf.gather_nd(self.places, cells)
+        return tf.sparse.segment_sqrt_n(self.table, columns, rows, num_segments=tf.shape(mask)[0])

@@ -76,7 +76,7 @@ def positives_mask(
     num_candidates = tf.size(candidates)
     place = tf.fill([num_videos], num_candidates)  # which the op below leaves out
     place = tf.tensor_scatter_nd_update(place, candidates[:, None], tf.range(num_candidates))
-    columns = tf.gather(place, positives.flat_values)
+    columns = tf.gather_nd(place, positives.flat_values[:, None])  # `tf.gather` calls a copy of memory for each number
     mask = tf.raw_ops.RaggedBincount(
         splits=positives.row_splits, values=columns, size=num_candidates, weights=tf.fill(tf.shape(columns), MASKED)
     )

@@ -54,13 +54,13 @@ class Appeal(tf.keras.layers.Layer):
         np.minimum.at(first_watch, videos, times)
         self.period_ends = tf.constant(ends)
         # Before each period, and after the last one.
-        counted = np.stack([_trend(counts, half_life) for half_life in HALF_LIVES])
-        self.trends, self.last_trends = (
-            tf.constant(counted[:, :-1], tf.float16),
-            tf.constant(counted[:, -1], tf.float16),
-        )
+        counted = np.stack([_trend(counts, half_life) for half_life in HALF_LIVES], axis=2)
+        self.last_trends = tf.constant(counted[-1].T, tf.float16)
+        # A video is one row, and whether it is absent one more trend: a batch takes all of it with one gather and one product.
+        exists_from = np.minimum(np.where(created_at > 0, created_at, first_watch), first_watch)
+        absent = (exists_from > ends[:, None]).astype(np.float32)
+        self.trends = tf.constant(np.dstack([counted[:-1], absent]).swapaxes(0, 1), tf.float16)
         self.trend_weights = self.add_weight("trend_weights", (len(HALF_LIVES),), initializer=_first_is_one)
-        self.exists_from = tf.constant(np.minimum(np.where(created_at > 0, created_at, first_watch), first_watch))
         self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.num_periods > 1 else None
         self.freshness = TimeEncoding(1)
         self.recency = 0.0
@@ -78,14 +78,14 @@ class Appeal(tf.keras.layers.Layer):
         if self.num_periods == 1:
             return self.published(videos, 0)[None]
         period = tf.searchsorted(self.period_ends, timestamp)
-        return tf.gather(self._at_periods(videos), tf.minimum(period, self.num_periods - 1))
+        return tf.gather(tf.transpose(self._at_periods(videos)), tf.minimum(period, self.num_periods - 1))
 
     def of_targets(self, timestamp: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
         """Appeal of one video at the time of each request: float32 `[B]`; arguments as `call`, int32 `[B]` videos."""
         if self.num_periods == 1:
             return self.published(videos, 0)
         period = tf.minimum(tf.searchsorted(self.period_ends, timestamp), self.num_periods - 1)
-        return tf.gather(tf.transpose(self._at_periods(videos)), period, batch_dims=1)
+        return tf.gather(self._at_periods(videos), period, batch_dims=1)
 
     def published(self, videos: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part: float32 `[C]` for int32 `[C]` row numbers at `now`, Unix seconds."""
@@ -112,12 +112,14 @@ class Appeal(tf.keras.layers.Layer):
         return self._fresh(created_at, tf.constant([now], tf.int64))[0]
 
     def _at_periods(self, videos: tf.Tensor) -> tf.Tensor:
-        """float32 `[num_periods, C]`: by the counts before each period."""
-        ends = self.period_ends
-        exists = tf.cast(tf.gather(self.exists_from, videos) <= ends[:, None], tf.float32)
-        trends = tf.cast(tf.gather(self.trends, videos, axis=2), tf.float32)
-        appeal = tf.einsum("h,hpc->pc", self.trend_weights, trends) + (1.0 - exists) * MASKED
-        return appeal if self.created_at is None else appeal + self._fresh(tf.gather(self.created_at, videos), ends)
+        """float32 `[C, num_periods]`: by the counts before each period."""
+        trends = tf.cast(tf.gather(self.trends, videos), tf.float32)
+        weights = tf.concat([self.trend_weights, [MASKED]], axis=0)
+        appeal = tf.matmul(tf.reshape(trends, [-1, weights.shape[0]]), weights[:, None])
+        appeal = tf.reshape(appeal, [-1, self.num_periods])
+        if self.created_at is None:
+            return appeal
+        return appeal + tf.transpose(self._fresh(tf.gather(self.created_at, videos), self.period_ends))
 
     def _fresh(self, created: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
         """float32 `[times, C]`, 0 where the date of creation is unknown."""

@@ -56,10 +56,12 @@ class HistoryEncoder(tf.keras.layers.Layer):
         """From events `[B, T, units]`, bool `[B, T]` and days `[B, T]` to `[B, units]`; zeros for an empty history."""
         events = Gathered.of(events)
         # A mean of n events, times the root of n: what is known of a user grows with the evidence.
+        if self.kind == "mean":
+            return events.sum_by_root(mask)
         evidence = tf.sqrt(tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True))
         if self.kind == "attention":
             return self.attention(events, mask, age, self.ordered) * evidence
-        return (self.decay(events, mask, age) if self.kind == "decay" else events.mean(mask)) * evidence
+        return self.decay(events, mask, age) * evidence
 
 
 class QueryTower(tf.keras.layers.Layer):
