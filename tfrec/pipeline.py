@@ -78,8 +78,14 @@ COLD_APPEALS = tuple(np.arange(-2.0, 6.1, 0.5).tolist())
 MAX_TUNING_USERS = 2000
 """Users of the validation part that choose among them."""
 
-BLEND_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""Tried: of the logarithm of recent counts, and of a linear model, whose scores vary as much as the towers' at 1."""
+RECENCY_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+"""Tried: of the logarithm of recent counts."""
+
+POPULARITY_WEIGHTS = (0.0, -0.25, -0.5)
+"""Tried in their place where there is no lately: of the logarithm of all counts. Some of what was popular has passed."""
+
+LINEAR_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
+"""Tried: of a linear model, whose scores vary as much as the towers' at 1."""
 
 SLATES_PER_CALL = 64
 
@@ -231,8 +237,6 @@ class Stages:
         event itself.
         """
         recent = retrieval.appeal.recent()
-        if not linear and not recent.any():
-            return retrieval
         task = make_task(self.dataset.interactions, self._validation_part, MAX_TUNING_USERS, self.config.seed)
         queries, learned = self.queries(task), retrieval.publish(retrieval.embed_catalogue(), _opening(task))
 
@@ -248,17 +252,18 @@ class Stages:
             return self._recall(task, asked, tables.with_videos(videos), "retrieval")
 
         plain = asked_with(None)
-        weights = BLEND_WEIGHTS if recent.any() else (0.0,)
-        recency = max(weights, key=lambda weight: (recall_with(*plain, weight), -weight))
+        weights = RECENCY_WEIGHTS if retrieval.appeal.has_trends else POPULARITY_WEIGHTS
+        recency = max(weights, key=lambda weight: (recall_with(*plain, weight), -abs(weight)))
         best, told, chosen = recall_with(*plain, recency), "none", None
         for name, factors in linear.items():
             tables, asked = asked_with(factors)
             unit = block_scale(asked, learned, factors.offered)
-            for weight in BLEND_WEIGHTS[1:]:
+            for weight in LINEAR_WEIGHTS:
                 if (recall := recall_with(tables, asked, recency, weight * unit)) > best:
                     best, told, chosen = recall, f"{weight:g} ({name})", factors.scaled(weight * unit)
         retrieval.appeal.recency, retrieval.linear = recency, chosen
-        console.print(f"  beside what was learned: recency {recency:g}, linear model {told}")
+        recent_or_all = "recency" if retrieval.appeal.has_trends else "popularity"
+        console.print(f"  beside what was learned: {recent_or_all} {recency:g}, linear model {told}")
         return retrieval
 
     def _on_one_device(

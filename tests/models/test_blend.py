@@ -14,7 +14,7 @@ from tfrec.features.content import ContentFeatures
 from tfrec.models.baselines import tuned
 from tfrec.models.linear_factors import Factors
 from tfrec.models.retrieval import RetrievalModel
-from tfrec.pipeline import BLEND_WEIGHTS, Stages
+from tfrec.pipeline import LINEAR_WEIGHTS, Stages
 from tfrec.run import RunFolder
 from tfrec.towers.space import Layout
 
@@ -81,7 +81,7 @@ def test_scores_are_the_sum_of_what_was_learned_and_what_was_chosen(stages, untr
     unit = learned[:, warm].std(axis=1).mean() / ease[:, warm].std(axis=1).mean()
     weight = np.sum(rest * ease) / np.sum(ease * ease) / unit
     np.testing.assert_allclose(rest, weight * unit * ease, atol=1e-3)
-    assert min(abs(weight - tried) for tried in BLEND_WEIGHTS[1:]) < 0.1
+    assert min(abs(weight - tried) for tried in LINEAR_WEIGHTS) < 0.1
     after = stages._evaluate(task, *embedded(stages, blended))["retrieval"]["recall@20"]
     assert after > before + 0.2
 

@@ -68,7 +68,14 @@ def test_recency_counts_once_the_log_has_ended(interactions):
         layer.published(VIDEOS, START + 9999), np.log([3, 2, 2]) + 2 * expected, rtol=1e-3, atol=1e-3
     )
     np.testing.assert_array_equal(appeal_at(layer, 950), at_events)
-    assert not Appeal(interactions, np.zeros(3, np.int64), trends=False).recent().any()
+
+
+def test_where_appeal_is_the_same_at_all_times_recency_counts_all_events_once_trained(interactions):
+    layer = Appeal(interactions, np.zeros(3, np.int64), trends=False)
+    np.testing.assert_allclose(layer.recent(), np.log([3, 2, 2]), rtol=1e-3)
+    layer.recency = -0.25
+    np.testing.assert_allclose(layer.published(VIDEOS, 0), 0.75 * np.log([3, 2, 2]), rtol=1e-3)
+    np.testing.assert_allclose(appeal_at(layer, 950)[0], np.log([3, 2, 2]), rtol=1e-3)
 
 
 def test_later_events_do_not_leak(make_interactions):

@@ -38,7 +38,7 @@ class Appeal(tf.keras.layers.Layer):
     Attributes:
         recency: what the trend of half-life `HALF_LIVES[RECENT]` counts besides its learned weight once the log has ended. What
             each video's learned appeal says of its popularity is true of the log as a whole: a number that is chosen on the
-            validation part makes up for that.
+            validation part makes up for that. Where appeal is the same at all times, the trend is that of all events.
     """
 
     def __init__(self, interactions: Interactions, created_at: NDArray[np.int64], trends: bool = True) -> None:
@@ -61,7 +61,7 @@ class Appeal(tf.keras.layers.Layer):
         absent = (exists_from > ends[:, None]).astype(np.float32)
         self.trends = tf.constant(np.dstack([counted[:-1], absent]).swapaxes(0, 1), tf.float16)
         self.trend_weights = self.add_weight("trend_weights", (len(HALF_LIVES),), initializer=_first_is_one)
-        self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.num_periods > 1 else None
+        self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.has_trends else None
         self.freshness = TimeEncoding(1)
         self.recency = 0.0
 
@@ -75,30 +75,38 @@ class Appeal(tf.keras.layers.Layer):
         Returns:
             float32 `[B, C]`; `MASKED` for a video that did not exist yet, which is no negative then.
         """
-        if self.num_periods == 1:
-            return self.published(videos, 0)[None]
+        if not self.has_trends:
+            return self._last(videos)[None]
         period = tf.searchsorted(self.period_ends, timestamp)
         return tf.gather(tf.transpose(self._at_periods(videos)), tf.minimum(period, self.num_periods - 1))
 
     def of_targets(self, timestamp: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
         """Appeal of one video at the time of each request: float32 `[B]`; arguments as `call`, int32 `[B]` videos."""
-        if self.num_periods == 1:
-            return self.published(videos, 0)
+        if not self.has_trends:
+            return self._last(videos)
         period = tf.minimum(tf.searchsorted(self.period_ends, timestamp), self.num_periods - 1)
         return tf.gather(self._at_periods(videos), period, batch_dims=1)
 
     def published(self, videos: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part: float32 `[C]` for int32 `[C]` row numbers at `now`, Unix seconds."""
-        trends = tf.cast(tf.gather(self.last_trends, videos, axis=1), tf.float32)
-        trend = tf.einsum("h,hc->c", self.trend_weights, trends) + self.recency * trends[RECENT]
+        trend = self._last(videos) + self.recency * tf.cast(tf.gather(self.last_trends[RECENT], videos), tf.float32)
         if self.created_at is None:
             return trend
         return trend + self._fresh(tf.gather(self.created_at, videos), tf.constant([now], tf.int64))[0]
 
+    def _last(self, videos: tf.Tensor) -> tf.Tensor:
+        """float32 `[C]`: what the trends make of int32 `[C]` row numbers by all counts there are."""
+        trends = tf.cast(tf.gather(self.last_trends, videos, axis=1), tf.float32)
+        return tf.einsum("h,hc->c", self.trend_weights, trends)
+
+    @property
+    def has_trends(self) -> bool:
+        """Whether it changes with time."""
+        return self.num_periods > 1
+
     def recent(self) -> NDArray[np.float32]:
-        """Float32 `[num_videos]`: what `recency` is the weight of; zeros where appeal is the same at all times."""
-        trend: NDArray[np.float32] = np.asarray(self.last_trends[RECENT], np.float32)
-        return trend if self.num_periods > 1 else np.zeros_like(trend)
+        """Float32 `[num_videos]`: what `recency` is the weight of."""
+        return np.asarray(self.last_trends[RECENT], np.float32)
 
     def of_unwatched(self, created_at: tf.Tensor, now: int) -> tf.Tensor:
         """Appeal after the training part, float32 `[B]`, of videos that nobody has watched.
