@@ -5,8 +5,8 @@
 For each dataset, prints the recipe that was chosen and why, then recall@20 and NDCG@20 of the final part for the model, for the
 model without what stands beside the learned score (recency, linear model), and for each baseline: with 95 % intervals, or sample
 deviations of several seeds. Epochs and weights are chosen on the validation part. `--share .9` leaves out the latest tenth of a
-log with times, and so repeats the protocol at an earlier time. Further options are those of `python -m tfrec.train`, for every
-run. The head for cold videos is not trained: the towers embed all videos.
+log with times, and so repeats the protocol at an earlier time; of several times, the means over all are told last. Further
+options are those of `python -m tfrec.train`, for every run. The head for cold videos is not trained: the towers embed all videos.
 """
 
 from __future__ import annotations
@@ -60,9 +60,14 @@ def evaluate(stages: Stages, retrieval: RetrievalModel) -> dict[str, Any]:
     return dict(stages.evaluate_retrieval(retrieval, stages.embed_videos(retrieval, None))["retrieval"])
 
 
-def compare(data: Path, seeds: int, options: list[str]) -> None:
+Results = dict[str, list[dict[str, Any]]]
+"""Those of each seed, by row."""
+
+
+def compare(data: Path, seeds: int, options: list[str]) -> Results:
     """Prints the rows of a dataset."""
-    whole, towers = [], []
+    whole: list[dict[str, Any]] = []
+    towers: list[dict[str, Any]] = []
     for seed in range(1, seeds + 1):
         with tempfile.TemporaryDirectory() as folder:
             stages = open_stages(parse_arguments([f"--data={data}", f"--output={folder}", f"--seed={seed}", *options]))
@@ -72,14 +77,28 @@ def compare(data: Path, seeds: int, options: list[str]) -> None:
             towers.append(evaluate(stages, retrieval))
     task, config = stages.final_task(), stages.config
     name = f"{data.name}, {task.part.name.lower()} part"
-    row(name, f"**{config.recipe}**", whole)
-    row(name, "what was learned alone", towers)
+    found = {"**default**": whole, "what was learned alone": towers}
     for baseline in config.evaluation.baselines:
         result = evaluate_baseline(
             baseline, stages.dataset.interactions, stages.content, task, config.evaluation, config.seed
         )
         if FIGURES[0] in result:
-            row(name, baseline, [result])
+            found[baseline] = [result]
+    for rival, results in found.items():
+        row(name, rival, results)
+    return found
+
+
+def mean_rows(data: Path, times: list[Results]) -> None:
+    """Prints the means over several times, of the rows that all of them have."""
+    for name in [name for name in times[0] if all(name in found for found in times)]:
+        means = [
+            statistics.mean(statistics.mean(result[figure] for result in found[name]) for found in times)
+            for figure in FIGURES
+        ]
+        print(
+            f"| {data.name}, {len(times)} times | {name} | {' | '.join(f'{mean:.4f}' for mean in means)} |", flush=True
+        )
 
 
 def main() -> None:
@@ -90,10 +109,13 @@ def main() -> None:
     parser.add_argument("--share", type=float, nargs="+", default=[1.0])
     arguments, options = parser.parse_known_args()
     for data in arguments.data:
+        times = []
         for share in arguments.share:
             with tempfile.TemporaryDirectory() as folder:
                 part = data if share == 1 else earlier(data, share, Path(folder))
-                compare(part, arguments.seeds, options)
+                times.append(compare(part, arguments.seeds, options))
+        if len(times) > 1:
+            mean_rows(data, times)
 
 
 if __name__ == "__main__":
