@@ -22,28 +22,27 @@ CONFIG = Path(__file__).parents[1] / "pipelines" / "configs" / "tiktok.yaml"
 
 CANDIDATE, QUERY = "--retrieval.candidate", "--retrieval.query"
 
-SAMPLED = ["--retrieval.num_uniform_negatives=512"]
-
 VARIANTS = {
     "as shipped": [],
     "no graph": [f"{CANDIDATE}.graph=none"],
     "no content edges": [f"{CANDIDATE}.graph_neighbours=0"],
     "no ensemble": ["--retrieval.ensemble_size=1", "--retrieval.embedding_dim=65"],
     "no content in the tower": [f"{CANDIDATE}.use_content=false"],
+    "content in histories too": [f"{CANDIDATE}.history_content=true"],
     "alignment loss": [f"{CANDIDATE}.alignment_weight=0.1"],
     "positives masked": ["--retrieval.mask_positives=true"],
-    "512 sampled negatives": SAMPLED,
-    "512 sampled negatives, no logQ": [*SAMPLED, "--retrieval.log_q_correction=false"],
+    "no logQ": ["--retrieval.log_q_correction=false"],
     "in-batch negatives alone": ["--retrieval.num_uniform_negatives=0"],
-    "512 sampled, 512 by popularity": [*SAMPLED, "--retrieval.num_popular_negatives=512"],
-    "512 sampled, 128 hard": [*SAMPLED, "--retrieval.num_hard_negatives=128"],
-    "512 sampled, queue of 2048": [*SAMPLED, "--retrieval.queue_size=2048"],
-    "512 sampled, streaming frequency": [*SAMPLED, "--retrieval.frequency=streaming"],
-    "one table": [f"{CANDIDATE}.separate_history=false"],
+    "all videos as negatives": ["--retrieval.num_uniform_negatives=8192"],
+    "512 by popularity besides": ["--retrieval.num_popular_negatives=512"],
+    "128 hard besides": ["--retrieval.num_hard_negatives=128"],
+    "queue of 2048 besides": ["--retrieval.queue_size=2048"],
+    "streaming frequency": ["--retrieval.frequency=streaming"],
+    "one table": [f"{CANDIDATE}.separate_history=false", f"{CANDIDATE}.history_content=true"],
     "bpr": ["--retrieval.loss=bpr"],
     "users with one video too": ["--retrieval.min_examples_per_user=1"],
     "every training row": ["--retrieval.user_exponent=1", "--retrieval.epochs=3"],
-    "mmgcn": [f"{CANDIDATE}.graph=mmgcn"],
+    "mmgcn": [f"{CANDIDATE}.graph=mmgcn", f"{CANDIDATE}.history_content=true"],
     "one hop": [f"{CANDIDATE}.graph_layers=1"],
     "three hops": [f"{CANDIDATE}.graph_layers=3"],
     "edges by all modalities": [f"{CANDIDATE}.graph_modalities=[]"],
