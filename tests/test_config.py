@@ -66,7 +66,6 @@ BAD = [
     (QueryConfig, {"dropout": 1.0}, "dropout"),
     (CandidateConfig, {"graph_layers": 0}, "graph_layers"),
     (CandidateConfig, {"graph_neighbours": -1}, "graph_neighbours"),
-    (CandidateConfig, {"history_content": False}, "history_content"),
     (RetrievalConfig, {"user_exponent": 1.5}, "user_exponent"),
     (RetrievalConfig, {"min_examples_per_user": 0}, "min_examples_per_user"),
     (RetrievalConfig, {"training": "sets", "min_examples_per_user": 2}, "min_examples_per_user"),

@@ -326,7 +326,6 @@ class CandidateConfig:
         graph_modalities: what "similar" is judged by; all modalities where none is named.
         graph_content_weight: weight of their mean.
         separate_history: whether a video in a history is embedded by a tower of its own.
-        history_content: whether content features and side columns go into that tower too.
     """
 
     use_content: bool = True
@@ -346,16 +345,11 @@ class CandidateConfig:
     graph_modalities: list[str] = field(default_factory=list)
     graph_content_weight: float = 0.5
     separate_history: bool = False
-    history_content: bool = True
 
     def __post_init__(self) -> None:
         _require_positive(self, "adapter_units", "graph_layers")
         _require_share(self, "id_dropout", "modality_dropout", "audio_time_mask", "audio_coefficient_mask")
         _require_not_negative(self, "alignment_weight", "graph_max_events", "graph_neighbours", "graph_content_weight")
-        is_shared = self.history_content or self.separate_history
-        _require(
-            is_shared, "history_content", self.history_content, "true without `separate_history`, one tower for all"
-        )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "user_exponent": 0.5,
         "min_examples_per_user": 2,
         "mask_positives": False,
+        "num_uniform_negatives": 512,
         "batch_size": 512,
         "learning_rate": 0.01,
         "dropout": 0.0,
@@ -34,7 +35,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "query.network": False,
         "query.dropout": 0.5,
         "candidate.id_dropout": 0.0,
-        "candidate.separate_history": True,
         "candidate.graph": "lightgcn",
     },
     "sequences": {

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfrec.config import CandidateConfig, QueryConfig, RetrievalConfig
 from tfrec.data.input_pipeline import HistoryLog, RetrievalBatches
 from tfrec.data.schema import Part
-from tfrec.features.content import ContentFeatures, Modality
+from tfrec.features.content import ContentFeatures
 from tfrec.layers.pooling import MASKED
 from tfrec.layers.sampled_softmax import positives_mask
 from tfrec.models.retrieval import RetrievalModel, batch_candidates
@@ -126,17 +126,6 @@ def test_histories_may_have_a_tower_of_their_own(dataset, calm, graph):
     events = tf.gather(watched, tf.maximum(batch["query"].history, 0))
     asked = model.query_tower(batch["query"], events)
     np.testing.assert_allclose(model.embed_queries(batch["query"], watched), asked, rtol=1e-3, atol=1e-4)
-
-
-def test_histories_may_go_without_content(dataset, calm):
-    batches = RetrievalBatches(dataset.interactions, 3, 16, 5, 0, seed=1)
-    values = np.random.default_rng(0).normal(size=(dataset.interactions.num_videos, 1, 2)).astype(np.float16)
-    content = ContentFeatures({"video": Modality(values, np.ones(len(values), np.int32))}, {})
-    candidate = replace(calm.candidate, separate_history=True, history_content=False)
-    model = RetrievalModel(replace(calm, candidate=candidate), dataset, content, batches)
-    embeddings = model.embed_catalogue()
-    assert model.candidate_tower.content is not None
-    np.testing.assert_array_equal(model.history_embeddings(embeddings)[:, :-1], model.history_tower.ids.embeddings)
 
 
 def test_one_table_where_histories_have_no_tower_of_their_own(retrieval):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,17 +67,16 @@ class RetrievalModel(Model):
             graph = build_graph(config.candidate, dataset.interactions, content)
         make_tower = partial(
             CandidateTower,
-            embedding_dim=config.embedding_dim,
-            num_videos=self.num_videos,
-            content=content,
-            columns=dataset.videos.columns,
-            dropout=config.dropout,
-            graph=graph,
+            config.candidate,
+            config.embedding_dim,
+            self.num_videos,
+            content,
+            dataset.videos.columns,
+            config.dropout,
+            graph,
         )
-        self.history_tower = self.candidate_tower = make_tower(config.candidate)
-        if config.candidate.separate_history:
-            shown = config.candidate.use_content and config.candidate.history_content
-            self.history_tower = make_tower(replace(config.candidate, use_content=shown))
+        self.candidate_tower = make_tower()
+        self.history_tower = make_tower() if config.candidate.separate_history else self.candidate_tower
         self.appeal = Appeal(dataset.interactions, dataset.videos.created_at, config.trends)
         self.query_tower = make_query_tower(
             config.query,
