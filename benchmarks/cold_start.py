@@ -41,7 +41,8 @@ HEADS: dict[str, dict[str, Any]] = {
 """Options of the head that `--heads` trains it with."""
 
 APPEALS = (1.0, 2.0, 3.0)
-"""Added to that of all cold videos, which a run chooses so that most is found in the whole catalogue: the price of showing them."""
+"""Added to that of all cold videos, which a run chooses so that most is found in the whole catalogue: the price of showing
+more."""
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 HELD_OUT = 5
