@@ -80,6 +80,10 @@ def test_hard_negatives_take_most_of_the_softmax():
     )
     assert hard_negatives(*arguments, 2, 6).numpy().tolist() == expected
     assert sorted(hard_negatives(*arguments, 9, 6).numpy()) == [1, 2, 3, 4]
+    in_graph = tf.function(lambda *known: hard_negatives(known[0], known[1], arguments[2], known[2], known[3], 2, 6))
+    known = (arguments[0], arguments[1], arguments[3], arguments[4])
+    assert in_graph.get_concrete_function(*known).output_shapes.rank == 1
+    assert in_graph(*known).numpy().tolist() == expected
 
 
 def make(dataset, **changes) -> tuple[RetrievalModel, RetrievalBatches]:

@@ -148,6 +148,7 @@ def hard_negatives(
     pool = tf.unique(pool)[0]
     pool = tf.boolean_mask(pool, ~tf.gather(present, pool))
     logits = score(pool) + positives_mask(pool, positives, None, num_videos)
+    logits = tf.ensure_shape(logits, [None, None])  # the mask does not tell in a graph, and content towers ask
     shares = tf.reduce_sum(tf.nn.softmax(logits), axis=0)
     best = tf.math.top_k(shares, tf.minimum(count, tf.size(pool))).indices
     return tf.stop_gradient(tf.gather(pool, best))
