@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tfrec.layers.gathered import Gathered
@@ -26,15 +29,26 @@ def test_rows_that_are_gathered_already() -> None:
     np.testing.assert_allclose(events.sum_by_root(MASK), Gathered(TABLE, PLACES).sum_by_root(MASK))
 
 
-def test_gradients_are_those_of_the_gather() -> None:
-    def gradients(total: object) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch([TABLE, WEIGHTS])
-            loss = tf.reduce_sum(tf.square(total()))
-        return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, [TABLE, WEIGHTS])]
+def gradients(total: Callable[[], tf.Tensor], *sources: tf.Tensor) -> list[tf.Tensor]:
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        loss = tf.reduce_sum(tf.square(total()))
+    return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, sources)]
 
-    sparse = gradients(lambda: Gathered(TABLE, PLACES).weighted_sum(WEIGHTS, MASK))
+
+@pytest.mark.parametrize("mask", [MASK, tf.zeros_like(MASK)])
+def test_gradient_of_the_mean_times_root(mask: tf.Tensor) -> None:
+    for _ in range(20):  # nothing that was in memory before shows
+        (ours,) = gradients(lambda: Gathered(TABLE, PLACES).sum_by_root(mask), TABLE)
+        (expected,) = gradients(lambda: Gathered.of(tf.gather(TABLE, PLACES)).sum_by_root(mask), TABLE)
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+        del ours
+        tf.fill([3, 2], 1e30)
+
+
+def test_gradients_are_those_of_the_gather() -> None:
+    sparse = gradients(lambda: Gathered(TABLE, PLACES).weighted_sum(WEIGHTS, MASK), TABLE, WEIGHTS)
     present = tf.cast(MASK, tf.float32)
-    dense = gradients(lambda: tf.einsum("btd,bt->bd", tf.gather(TABLE, PLACES), WEIGHTS * present))
+    dense = gradients(lambda: tf.einsum("btd,bt->bd", tf.gather(TABLE, PLACES), WEIGHTS * present), TABLE, WEIGHTS)
     for ours, expected in zip(sparse, dense, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,3 +101,21 @@ def test_what_finds_no_more_is_left_out(stages, untrained, monkeypatch):
     answer, layout = scores(stages, blended)
     assert layout == Layout()
     np.testing.assert_array_equal(answer, learned)
+
+
+@pytest.mark.parametrize(
+    ("trends", "sign", "chosen"), [(True, 1, 2.0), (True, -1, 0.0), (False, 1, 0.0), (False, -1, -0.5), (False, 0, 0.0)]
+)
+def test_where_there_is_no_lately_popularity_may_count_less(stages, kinds, monkeypatch, trends, sign, chosen):
+    """What is published rises or sinks with the counts; more is found by one or by the other, or nothing changes."""
+    monkeypatch.setattr(
+        Stages, "_recall", lambda _, task, asked, tables, block: sign * float(tables.videos[:, -1].sum())
+    )
+    config = replace(stages.config.retrieval, trends=trends)
+    retrieval = RetrievalModel(config, kinds, stages.content, stages.retrieval_batches)
+    counts = np.log1p(kinds.interactions.train_counts)
+    blended = stages._blended(retrieval, {})
+    assert blended.appeal.recency == chosen
+    published = blended.publish(np.zeros((NUM_VIDEOS, DIM), np.float32), 0)[:, -1]
+    if not trends:
+        np.testing.assert_allclose(published, (1 + chosen) * counts, rtol=1e-3)

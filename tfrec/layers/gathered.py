@@ -53,6 +53,8 @@ class Gathered(NamedTuple):
             present = tf.cast(mask, tf.float32)
             count = tf.reduce_sum(present, axis=1, keepdims=True)
             return self.weighted_sum(present, mask) / tf.sqrt(tf.maximum(count, 1.0))
-        cells = tf.where(mask)
-        rows, columns = tf.cast(cells[:, 0], tf.int32), tf.gather_nd(self.places, cells)
-        return tf.sparse.segment_sqrt_n(self.table, columns, rows, num_segments=tf.shape(mask)[0])
+        # One more step in a row of its own: the gradient of no step at all is memory that nobody has written to.
+        cells, num_rows = tf.where(mask), tf.shape(mask)[0]
+        rows = tf.concat([tf.cast(cells[:, 0], tf.int32), num_rows[None]], axis=0)
+        columns = tf.concat([tf.gather_nd(self.places, cells), tf.zeros([1], self.places.dtype)], axis=0)
+        return tf.sparse.segment_sqrt_n(self.table, columns, rows, num_segments=num_rows + 1)[:-1]

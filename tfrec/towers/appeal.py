@@ -54,12 +54,13 @@ class Appeal(tf.keras.layers.Layer):
         np.minimum.at(first_watch, videos, times)
         self.period_ends = tf.constant(ends)
         # Before each period, and after the last one.
-        counted = np.stack([_trend(counts, half_life) for half_life in HALF_LIVES], axis=2)
-        self.last_trends = tf.constant(counted[-1].T, tf.float16)
         # A video is one row, and whether it is absent one more trend: a batch takes all of it with one gather and one product.
+        counted = np.empty((interactions.num_videos, self.num_periods + 1, len(HALF_LIVES) + 1), np.float16)
+        for place, half_life in enumerate(HALF_LIVES):
+            _write_trend(counted[:, :, place], counts, half_life)
         exists_from = np.minimum(np.where(created_at > 0, created_at, first_watch), first_watch)
-        absent = (exists_from > ends[:, None]).astype(np.float32)
-        self.trends = tf.constant(np.dstack([counted[:-1], absent]).swapaxes(0, 1), tf.float16)
+        counted[:, :-1, -1] = exists_from[:, None] > ends
+        self.trends, self.last_trends = tf.constant(counted[:, :-1]), tf.constant(counted[:, -1, :-1].T)
         self.trend_weights = self.add_weight("trend_weights", (len(HALF_LIVES),), initializer=_first_is_one)
         self.created_at = tf.constant(created_at, tf.int64) if created_at.any() and self.has_trends else None
         self.freshness = TimeEncoding(1)
@@ -140,16 +141,17 @@ def _first_is_one(shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
     return tf.one_hot(0, shape[0], dtype=dtype)
 
 
-def _trend(counts: NDArray[np.float32], half_life: float) -> NDArray[np.float32]:
-    """`[num_periods + 1, num_videos]`: log of the decayed counts before each period, and after the last one.
+def _write_trend(trend: NDArray[np.float16], counts: NDArray[np.float32], half_life: float) -> None:
+    """Log of the decayed counts before each period, and after the last one.
 
     Args:
+        trend: `[num_videos, num_periods + 1]`, overwritten.
         counts: `[num_periods, num_videos]` training events.
         half_life: as a share of all periods.
     """
     decay = 0.5 ** (1 / (half_life * len(counts)))
-    total, rows = np.zeros_like(counts[0]), []
-    for period in counts:
-        rows.append(np.log1p(total))
+    total = np.zeros_like(counts[0])
+    for place, period in enumerate(counts):
+        trend[:, place] = np.log1p(total)
         total = total * decay + period
-    return np.stack([*rows, np.log1p(total)])
+    trend[:, -1] = np.log1p(total)
