@@ -4,8 +4,9 @@
         [--option=value ...]
 
 Prints recall@20 and NDCG@20 of the validation part, after the last epoch (so that no epoch is chosen by what it is measured
-on), as mean and sample deviation over the seeds. A part whose best temperature is not that of the others is compared fairly with
-`--temperatures`: a row for each. Further options are those of `python -m tfrec.train`, for every run.
+on) and without what is chosen beside the learned score: mean and sample deviation over the seeds. A part whose best
+temperature is not that of the others is compared fairly with `--temperatures`: a row for each. Further options are those of
+`python -m tfrec.train`, for every run.
 """
 
 from __future__ import annotations

@@ -765,7 +765,10 @@ class Stages:
     def dataset_metrics(self) -> Metrics:
         """What metrics.json says of the data."""
         part = self.final_task().part.name.lower()
-        note = f"Early stopping saw the {part} part that the figures come from: the split has no other one held out."
+        note = (
+            f"Early stopping, and the weights of what stands beside the learned score, saw the {part} part that the figures "
+            "come from: the split has no other one held out."
+        )
         summary = {**self.dataset.summary, "evaluated_on": part, "rejects": self.dataset.rejects.counts()}
         return {**summary, "note": note} if self.final_task().part == self._validation_part else summary
 
