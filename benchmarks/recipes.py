@@ -2,11 +2,12 @@
 
     python benchmarks/recipes.py --data ../shared/data/tiktok ../shared/data/clips [--seeds 1] [--share 1 ...]
 
-For each dataset, prints the recipe that was chosen and why, then recall@20 and NDCG@20 of the final part for the model, for the
-model without what stands beside the learned score (recency, linear model), and for each baseline: with 95 % intervals, or sample
-deviations of several seeds. Epochs and weights are chosen on the validation part. `--share .9` leaves out the latest tenth of a
-log with times, and so repeats the protocol at an earlier time; of several times, the means over all are told last. Further
-options are those of `python -m tfrec.train`, for every run. The head for cold videos is not trained: the towers embed all videos.
+For each dataset, prints the recipe that was chosen and why, then recall@20 and NDCG@20 of the final part for the model, for
+the model without what stands beside the learned score (recency or popularity, linear model), and for each baseline: with 95
+% intervals, or sample deviations of several seeds. Epochs and weights are chosen on the validation part. `--share .9` leaves
+out the latest tenth of a log with times, and so repeats the protocol at an earlier time; of several times, the means over
+all are told last. Further options are those of `python -m tfrec.train`, for every run. The head for cold videos is not
+trained: the towers embed all videos.
 """
 
 from __future__ import annotations

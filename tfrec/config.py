@@ -372,7 +372,7 @@ class RetrievalConfig:
         gbce_calibration: of `gbce`: at 0 its scores are those of plain binary cross-entropy, at 1 as if it had had all
             videos for negatives.
         trends: whether a video's appeal follows how much it was watched lately and how new it is; off where the
-            timestamps are no times but positions.
+            timestamps are no times but positions. Without, popularity may count less than in training (docs/recipes.md).
         num_uniform_negatives: uniform negatives from the catalogue, shared by the batch; all warm videos, where these are
             not more.
         num_popular_negatives: further ones, drawn by the counts of videos to the power .75.
