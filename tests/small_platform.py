@@ -74,7 +74,7 @@ def retrieval(dataset: Dataset) -> RetrievalModel:
     config = RetrievalConfig(
         embedding_dim=8,
         query=QueryConfig(history_length=6),
-        candidate=CandidateConfig(separate_history=True),
+        candidate=CandidateConfig(separate_history=True, graph="lightgcn"),
     )
     batches = RetrievalBatches(dataset.interactions, 6, 16, 16, 0, 1)
     model = RetrievalModel(config, dataset, ContentFeatures({}, {}), batches)
