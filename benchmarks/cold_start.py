@@ -4,8 +4,8 @@
 
 Trains retrieval and the head and prints a row for each way to embed the videos that nobody has watched in training, measured
 on the final part: recall and NDCG where they alone are candidates, then recall over the whole catalogue and the share of cold
-videos in its slates; of one seed with the 95 % interval, of several as mean and sample deviation. Checks that warm videos score
-the same to the last bit, whatever the row.
+videos in its slates; of one seed with the 95 % interval, of several as mean and sample deviation, of rows that all seeds have.
+Checks that warm videos score the same to the last bit, whatever the row.
 
 `--heads` trains further heads, with one option changed at a time.
 

@@ -233,6 +233,8 @@ class Stages:
     def _blended(self, retrieval: RetrievalModel, linear: Mapping[str, Factors]) -> RetrievalModel:
         """With as much of what is watched lately, and of one of the linear models, as finds most in the validation part.
 
+        In a log without times, with less of what was popular in place of what is watched lately.
+
         Training cannot tell how much: of its events, a video's learned appeal knows what came after, and a linear model the
         event itself.
         """

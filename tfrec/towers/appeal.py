@@ -53,8 +53,8 @@ class Appeal(tf.keras.layers.Layer):
         first_watch = np.full(interactions.num_videos, last, np.int64)
         np.minimum.at(first_watch, videos, times)
         self.period_ends = tf.constant(ends)
-        # Before each period, and after the last one.
-        # A video is one row, and whether it is absent one more trend: a batch takes all of it with one gather and one product.
+        # Before each period, and after the last one. A video is one row, and whether it is absent one more trend: a batch takes
+        # all of it with one gather and one product.
         counted = np.empty((interactions.num_videos, self.num_periods + 1, len(HALF_LIVES) + 1), np.float16)
         for place, half_life in enumerate(HALF_LIVES):
             _write_trend(counted[:, :, place], counts, half_life)
